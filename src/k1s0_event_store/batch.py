@@ -1,0 +1,73 @@
+"""A batch of events, checked and encoded: what every backend's append starts from."""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Iterable
+from dataclasses import dataclass
+from datetime import datetime
+from uuid import UUID
+
+from k1s0_event_store.envelope import EventEnvelope, StreamId
+from k1s0_event_store.exceptions import DuplicateEventError, InvalidEventError, InvalidInputError
+from k1s0_event_store.jsontext import encode
+
+
+@dataclass(frozen=True, slots=True)
+class Batch:
+    """Columns of the events, in their order; all lists have the same length."""
+
+    event_ids: list[UUID]
+    event_types: list[str]
+    payloads: list[str]
+    metadata: list[str]
+    occurred_at: list[datetime]
+
+    def __len__(self) -> int:
+        return len(self.event_ids)
+
+
+def check_stream_id(stream_id: object) -> StreamId:
+    """Return `stream_id` if it is one, else raise InvalidInputError."""
+    if not isinstance(stream_id, StreamId):
+        raise InvalidInputError(
+            f"stream_id must be a StreamId(aggregate_type=..., aggregate_id=...), not {stream_id!r}"
+        )
+    return stream_id
+
+
+def encode_batch(stream_id: StreamId, events: Iterable[EventEnvelope]) -> Batch:
+    """Check and encode `events` for `stream_id`; the caller's objects are only read.
+
+    Raises InvalidInputError, InvalidEventError (with the index of the event) or
+    DuplicateEventError (an id twice in this batch).
+    """
+    check_stream_id(stream_id)
+    if isinstance(events, EventEnvelope) or not isinstance(events, Iterable):
+        raise InvalidInputError(f"events must be a list of EventEnvelope, not {type(events).__name__}")
+    batch = Batch([], [], [], [], [])
+    for index, event in enumerate(events):
+        _add(batch, stream_id, index, event)
+    if len(batch) > 1 and len(set(batch.event_ids)) < len(batch):
+        twice = tuple(i for i, times in Counter(batch.event_ids).items() if times > 1)
+        raise DuplicateEventError(stream_id, twice, "an id stands twice in one batch")
+    return batch
+
+
+def _add(batch: Batch, stream_id: StreamId, index: int, event: EventEnvelope) -> None:
+    if not isinstance(event, EventEnvelope):
+        raise InvalidEventError(stream_id, index, f"must be an EventEnvelope, not {type(event).__name__}")
+    if event.stream_id is not stream_id and event.stream_id != stream_id:
+        raise InvalidEventError(stream_id, index, f"belongs to stream {event.stream_id}")
+    if event.version:
+        raise InvalidEventError(
+            stream_id, index, f"is stored already, as version {event.version}; make a new EventEnvelope"
+        )
+    try:
+        batch.payloads.append(encode(event.payload))
+        batch.metadata.append(encode(dict(event.metadata)))
+    except ValueError as exc:
+        raise InvalidEventError(stream_id, index, f"payload or metadata {exc}") from exc
+    batch.event_ids.append(event.event_id)
+    batch.event_types.append(event.event_type)
+    batch.occurred_at.append(event.occurred_at)

@@ -1,0 +1,196 @@
+"""Every error that the library raises.
+
+    EventStoreError
+    ├── ConcurrencyError             another writer was first; reload, decide, append again
+    │   └── StreamNotFoundError      STREAM_EXISTS was expected of a stream without events
+    ├── DuplicateEventError          an event id was used before, for something else
+    ├── LockTimeoutError             lock() waited longer than it was allowed to
+    ├── DeadlockError                PostgreSQL ended this transaction to free another one
+    ├── InvalidInputError            also a ValueError: a value that no store can take
+    │   ├── InvalidEventError        an event of the batch, by its index
+    │   └── ConfigurationError       a setting, a DSN, an engine of the wrong kind
+    ├── CorruptDataError             what is stored cannot be read back
+    ├── SchemaError                  the tables are missing, or not the ones this code expects
+    ├── TransactionRequiredError     the call only makes sense inside a caller's transaction
+    ├── StoreClosedError             close() was called before
+    ├── OutcomeUnknownError          the connection broke while an append was under way
+    ├── StoreUnavailableError        no connection to the server
+    │   └── AuthenticationError      the server does not let this user in
+    ├── PermissionDeniedError        the role lacks a right on our tables
+    └── DatabaseError                any other answer of PostgreSQL, with its SQLSTATE
+
+`retryable` says whether the same work, done again from its load, may succeed.
+"""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, ClassVar
+
+if TYPE_CHECKING:
+    from uuid import UUID
+
+    from k1s0_event_store.envelope import ExpectedVersion, StreamId
+
+
+class EventStoreError(Exception):
+    """Root of all errors of the library."""
+
+    retryable: ClassVar[bool] = False
+
+
+class ConcurrencyError(EventStoreError):
+    """The stream is not at the expected version.
+
+    Inside a caller's READ COMMITTED transaction the transaction stays usable. `actual_version` is
+    None where PostgreSQL refused by SQLSTATE 40001 (REPEATABLE READ and SERIALIZABLE): such a
+    transaction is over, and cannot see what the other one wrote.
+    """
+
+    retryable = True
+
+    def __init__(
+        self,
+        stream_id: StreamId,
+        expected_version: ExpectedVersion,
+        actual_version: int | None,
+    ) -> None:
+        self.stream_id = stream_id
+        self.expected_version = expected_version
+        self.actual_version = actual_version
+        got = "a change by another transaction" if actual_version is None else actual_version
+        expected = "any version" if expected_version is None else expected_version
+        super().__init__(f"Concurrency conflict: expected {expected}, got {got} (stream {stream_id})")
+
+    def __reduce__(self) -> tuple[object, ...]:
+        return type(self), (self.stream_id, self.expected_version, self.actual_version)
+
+
+class StreamNotFoundError(ConcurrencyError):
+    """STREAM_EXISTS was expected, and the stream has no events."""
+
+    retryable = False
+
+
+class DuplicateEventError(EventStoreError):
+    """An event id is already taken by another event of this aggregate id.
+
+    Repeating a whole batch with the same ids is not an error: it returns the first answer.
+    """
+
+    def __init__(self, stream_id: StreamId, event_ids: tuple[UUID, ...], reason: str) -> None:
+        self.stream_id = stream_id
+        self.event_ids = event_ids
+        self.reason = reason
+        shown = ", ".join(map(str, event_ids[:3])) + (", ..." if len(event_ids) > 3 else "")
+        super().__init__(
+            f"Duplicate event id in stream {stream_id}: {reason} ({shown or 'id not known'}). "
+            "Give every new event its own id; to retry an append, repeat the same batch."
+        )
+
+    def __reduce__(self) -> tuple[object, ...]:
+        return type(self), (self.stream_id, self.event_ids, self.reason)
+
+
+class LockTimeoutError(EventStoreError):
+    """Another transaction held the stream longer than `lock()` was allowed to wait."""
+
+    retryable = True
+
+    def __init__(self, stream_id: StreamId, wait: float | None) -> None:
+        self.stream_id = stream_id
+        self.wait = wait
+        limit = "the server's lock_timeout" if wait is None else f"{wait} s"
+        super().__init__(f"Stream {stream_id} is locked by another transaction (waited {limit})")
+
+    def __reduce__(self) -> tuple[object, ...]:
+        return type(self), (self.stream_id, self.wait)
+
+
+class DeadlockError(EventStoreError):
+    """Two transactions waited for each other; PostgreSQL rolled this one back. Run it again.
+
+    Touch streams in one fixed order in every transaction to avoid it.
+    """
+
+    retryable = True
+
+
+class InvalidInputError(EventStoreError, ValueError):
+    """A value that no store can take; nothing was sent to the database."""
+
+
+class InvalidEventError(InvalidInputError):
+    """An event of the batch cannot be stored. `index` counts from 0."""
+
+    def __init__(self, stream_id: StreamId, index: int, reason: str) -> None:
+        self.stream_id = stream_id
+        self.index = index
+        self.reason = reason
+        super().__init__(f"Event {index} of the batch for stream {stream_id}: {reason}")
+
+    def __reduce__(self) -> tuple[object, ...]:
+        return type(self), (self.stream_id, self.index, self.reason)
+
+
+class ConfigurationError(InvalidInputError):
+    """A setting, a DSN or an engine that the store cannot work with."""
+
+
+class CorruptDataError(EventStoreError):
+    """A stored payload, metadata or state cannot be decoded."""
+
+
+class SchemaError(EventStoreError):
+    """The tables are missing or not the ones this code expects. `problems` lists them."""
+
+    def __init__(self, schema: str, problems: tuple[str, ...]) -> None:
+        self.schema = schema
+        self.problems = problems
+        super().__init__(
+            f'Schema "{schema}" is not what this version of the library expects: '
+            f"{'; '.join(problems)}. Run `k1s0-event-store db upgrade` (or your own migrations)."
+        )
+
+    def __reduce__(self) -> tuple[object, ...]:
+        return type(self), (self.schema, self.problems)
+
+
+class TransactionRequiredError(EventStoreError):
+    """The call needs a transaction: use `store.within(session)`."""
+
+
+class StoreClosedError(EventStoreError):
+    """The store was closed; make a new one."""
+
+
+class OutcomeUnknownError(EventStoreError):
+    """The connection broke while an append was under way: it is stored, or it is not.
+
+    Repeat the append with the same events: their ids make sure that it happens once.
+    """
+
+    retryable = True
+
+
+class StoreUnavailableError(EventStoreError):
+    """The server cannot be reached, or ended the connection."""
+
+    retryable = True
+
+
+class AuthenticationError(StoreUnavailableError):
+    """The server refused the user, the password or the database name."""
+
+    retryable = False
+
+
+class PermissionDeniedError(EventStoreError):
+    """The role lacks a right on the tables; see the page on migrations for the grants."""
+
+
+class DatabaseError(EventStoreError):
+    """An answer of PostgreSQL that has no type of its own here."""
+
+    def __init__(self, message: str, sqlstate: str | None = None) -> None:
+        self.sqlstate = sqlstate
+        super().__init__(message)

@@ -1,0 +1,1 @@
+"""The PostgreSQL backend: the only room that knows SQL, SQLAlchemy and the drivers."""

@@ -1,0 +1,107 @@
+"""What event and snapshot stores share: configuration, joining a session, closing."""
+
+from __future__ import annotations
+
+import copy
+from typing import Self
+
+from sqlalchemy import Engine
+from sqlalchemy.ext.asyncio import AsyncEngine
+
+from k1s0_event_store.config import EventStoreConfig
+from k1s0_event_store.postgres.connection import (
+    AsyncBind,
+    AsyncJoin,
+    AsyncRunner,
+    ClosedRunner,
+    Steps,
+    SyncBind,
+    SyncClosedRunner,
+    SyncJoin,
+    SyncRunner,
+    T,
+    async_runner,
+    create_async_store_engine,
+    create_sync_store_engine,
+    joined_async_runner,
+    joined_sync_runner,
+    run_async,
+    run_sync,
+    sync_runner,
+)
+from k1s0_event_store.postgres.schema import validate
+from k1s0_event_store.postgres.statements import statements_for
+
+
+class AsyncClient:
+    """A store on an engine of its own, on one of the app's, or inside a caller's transaction."""
+
+    def __init__(self, config: EventStoreConfig | None = None, *, bind: AsyncBind | None = None) -> None:
+        config = EventStoreConfig() if config is None else config
+        self._own_engine: AsyncEngine | None = None
+        if bind is None:
+            bind = self._own_engine = create_async_store_engine(config)
+        self.config = config
+        self.bind = bind
+        self._sql = statements_for(config.schema)
+        self._runner: AsyncRunner = async_runner(config, bind)
+        self._joined = False
+
+    def within(self, session: AsyncJoin) -> Self:
+        """The same store inside the caller's transaction; raises ConfigurationError for anything else."""
+        bound = copy.copy(self)
+        bound._own_engine = None
+        if not isinstance(self._runner, ClosedRunner):
+            bound._runner = joined_async_runner(session, self.config.schema)
+            bound._joined = True
+        return bound
+
+    async def close(self) -> None:
+        """Close the store's own engine; one that was given stays open."""
+        self._runner = ClosedRunner()
+        if self._own_engine is not None:
+            await self._own_engine.dispose()
+
+    async def validate(self) -> None:
+        """Compare the live tables with what this code expects; raises SchemaError with every difference."""
+        await self._run(validate(self.config.schema))
+
+    async def _run(self, steps: Steps[T]) -> T:
+        return await run_async(self._runner, steps)
+
+
+class SyncClient:
+    """AsyncClient for blocking code."""
+
+    def __init__(self, config: EventStoreConfig | None = None, *, bind: SyncBind | None = None) -> None:
+        config = EventStoreConfig() if config is None else config
+        self._own_engine: Engine | None = None
+        if bind is None:
+            bind = self._own_engine = create_sync_store_engine(config)
+        self.config = config
+        self.bind = bind
+        self._sql = statements_for(config.schema)
+        self._runner: SyncRunner = sync_runner(config, bind)
+        self._joined = False
+
+    def within(self, session: SyncJoin) -> Self:
+        """The same store inside the caller's transaction; raises ConfigurationError for anything else."""
+        bound = copy.copy(self)
+        bound._own_engine = None
+        if not isinstance(self._runner, SyncClosedRunner):
+            bound._runner = joined_sync_runner(session, self.config.schema)
+            bound._joined = True
+        return bound
+
+    def close(self) -> None:
+        """Close the store's own engine; one that was given stays open."""
+        self._runner = SyncClosedRunner()
+        if self._own_engine is not None:
+            self._own_engine.dispose()
+
+    def validate(self) -> None:
+        """See AsyncClient.validate."""
+        self._run(validate(self.config.schema))
+
+    def _run(self, steps: Steps[T]) -> T:
+        return run_sync(self._runner, steps)

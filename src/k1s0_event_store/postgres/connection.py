@@ -1,0 +1,369 @@
+"""Where statements are executed: a pool of ours, an engine of the app's, or the caller's session.
+
+What to execute comes as steps: a generator that yields queries, is sent their rows, and returns
+the answer. So every operation is written once, without I/O, for async and blocking stores alike.
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import AsyncIterator, Callable, Generator, Iterator, Sequence
+from contextlib import (
+    AbstractAsyncContextManager,
+    AbstractContextManager,
+    asynccontextmanager,
+    contextmanager,
+)
+from typing import Any, Final, Protocol, TypeAlias, TypeVar, cast
+from urllib.parse import parse_qsl, urlencode, urlsplit, urlunsplit
+
+import asyncpg
+from sqlalchemy import Connection, Engine, create_engine
+from sqlalchemy.engine.interfaces import Dialect
+from sqlalchemy.ext.asyncio import (
+    AsyncConnection,
+    AsyncEngine,
+    AsyncSession,
+    async_scoped_session,
+    async_sessionmaker,
+    create_async_engine,
+)
+from sqlalchemy.orm import Session, scoped_session, sessionmaker
+from sqlalchemy.util import greenlet_spawn
+
+from k1s0_event_store.config import EventStoreConfig
+from k1s0_event_store.exceptions import ConfigurationError, EventStoreError, StoreClosedError
+from k1s0_event_store.postgres.errors import translate
+from k1s0_event_store.postgres.models import EventRow
+from k1s0_event_store.postgres.statements import Query
+
+T = TypeVar("T")
+Rows: TypeAlias = Sequence[Sequence[Any]]
+Steps: TypeAlias = Generator[Query, Rows, T]
+AsyncBind: TypeAlias = AsyncEngine | async_sessionmaker[Any]
+SyncBind: TypeAlias = Engine | sessionmaker[Any]
+AsyncJoin: TypeAlias = AsyncSession | AsyncConnection | async_scoped_session[Any]
+SyncJoin: TypeAlias = Session | Connection | scoped_session[Any]
+
+_DRIVERS: Final = frozenset({"asyncpg", "psycopg", "psycopg_async"})
+
+
+class AsyncRunner(Protocol):
+    """Executes queries for an async store."""
+
+    async def fetch(self, query: Query) -> Rows:
+        """Rows of one query; database errors come out as EventStoreError."""
+        ...
+
+
+class SyncRunner(Protocol):
+    """Executes queries for a blocking store."""
+
+    def fetch(self, query: Query) -> Rows:
+        """See AsyncRunner.fetch."""
+        ...
+
+
+async def run_async(runner: AsyncRunner, steps: Steps[T]) -> T:
+    """Execute `steps` and return their answer."""
+    try:
+        query = next(steps)
+        while True:
+            try:
+                rows = await runner.fetch(query)
+            except EventStoreError as error:
+                query = steps.throw(error)
+            else:
+                query = steps.send(rows)
+    except StopIteration as done:
+        return cast("T", done.value)
+
+
+def run_sync(runner: SyncRunner, steps: Steps[T]) -> T:
+    """Execute `steps` and return their answer."""
+    try:
+        query = next(steps)
+        while True:
+            try:
+                rows = runner.fetch(query)
+            except EventStoreError as error:
+                query = steps.throw(error)
+            else:
+                query = steps.send(rows)
+    except StopIteration as done:
+        return cast("T", done.value)
+
+
+class AsyncpgPoolRunner:
+    """Each query in autocommit through the driver, under SQLAlchemy's pool: one round trip."""
+
+    def __init__(self, engine: AsyncEngine, schema: str) -> None:
+        self._engine = engine
+        self._schema = schema
+
+    async def fetch(self, query: Query) -> Rows:
+        raw, connection = await self._checkout()
+        try:
+            rows: Rows = await connection.fetch(query.statement.dollar, *query.args)
+        except Exception as exc:
+            if connection.is_closed():
+                raw.invalidate()
+            error = translate(exc, self._schema)
+            if error is None:
+                raise
+            raise error from exc
+        except BaseException:
+            # Cancelled while a statement may be under way: nobody else gets this connection.
+            raw.invalidate()
+            raise
+        finally:
+            await greenlet_spawn(raw.close)
+        return rows
+
+    async def _checkout(self) -> tuple[Any, asyncpg.Connection[Any]]:
+        """A live connection. One that died while idle is known without asking the server."""
+        try:
+            while True:
+                raw = await self._engine.raw_connection()
+                connection = cast("asyncpg.Connection[Any]", raw.driver_connection)
+                if not connection.is_closed():
+                    return raw, connection
+                raw.invalidate()
+                await greenlet_spawn(raw.close)
+        except Exception as exc:
+            error = translate(exc, self._schema, connecting=True)
+            if error is None:
+                raise
+            raise error from exc
+
+
+class AsyncConnectionRunner:
+    """Queries through an AsyncConnection that `connect` lends: the caller's, or one per query."""
+
+    def __init__(
+        self, connect: Callable[[], AbstractAsyncContextManager[AsyncConnection]], schema: str
+    ) -> None:
+        self._connect = connect
+        self._schema = schema
+
+    async def fetch(self, query: Query) -> Rows:
+        connecting = True
+        try:
+            async with self._connect() as connection:
+                connecting = False
+                result = await connection.exec_driver_sql(*_driver_sql(query, connection.dialect))
+                return result.all() if result.returns_rows else ()
+        except Exception as exc:
+            error = translate(exc, self._schema, connecting=connecting)
+            if error is None:
+                raise
+            raise error from exc
+
+
+class SyncConnectionRunner:
+    """Queries through a Connection that `connect` lends: the caller's, or one per query."""
+
+    def __init__(self, connect: Callable[[], AbstractContextManager[Connection]], schema: str) -> None:
+        self._connect = connect
+        self._schema = schema
+
+    def fetch(self, query: Query) -> Rows:
+        connecting = True
+        try:
+            with self._connect() as connection:
+                connecting = False
+                result = connection.exec_driver_sql(*_driver_sql(query, connection.dialect))
+                return result.all() if result.returns_rows else ()
+        except Exception as exc:
+            error = translate(exc, self._schema, connecting=connecting)
+            if error is None:
+                raise
+            raise error from exc
+
+
+class ClosedRunner:
+    """What a closed store executes on: nothing."""
+
+    async def fetch(self, query: Query) -> Rows:
+        raise StoreClosedError("this store was closed; make a new one")
+
+
+class SyncClosedRunner:
+    """What a closed blocking store executes on: nothing."""
+
+    def fetch(self, query: Query) -> Rows:
+        raise StoreClosedError("this store was closed; make a new one")
+
+
+def _driver_sql(query: Query, dialect: Dialect) -> tuple[str, Any]:
+    if dialect.driver == "asyncpg":
+        return query.statement.dollar, query.args
+    return query.statement.pyformat, query.named_args
+
+
+def async_runner(config: EventStoreConfig, bind: AsyncBind) -> AsyncRunner:
+    """Stand-alone execution on an engine (autocommit) or a sessionmaker (a session per query)."""
+    if isinstance(bind, async_sessionmaker):
+
+        @asynccontextmanager
+        async def session_connection() -> AsyncIterator[AsyncConnection]:
+            async with bind() as session, session.begin():
+                yield await _async_connection(session)
+
+        return AsyncConnectionRunner(session_connection, config.schema)
+    check_driver(bind.dialect)
+    if config.transaction_pooler:
+        # Between two messages outside a transaction the pooler may change the server connection.
+        return AsyncConnectionRunner(bind.begin, config.schema)
+    if bind.dialect.driver == "asyncpg":
+        return AsyncpgPoolRunner(bind, config.schema)
+    return AsyncConnectionRunner(bind.execution_options(isolation_level="AUTOCOMMIT").connect, config.schema)
+
+
+def sync_runner(config: EventStoreConfig, bind: SyncBind) -> SyncRunner:
+    """Stand-alone execution on an engine (autocommit) or a sessionmaker (a session per query)."""
+    if isinstance(bind, sessionmaker):
+
+        @contextmanager
+        def session_connection() -> Iterator[Connection]:
+            with bind() as session, session.begin():
+                yield _sync_connection(session)
+
+        return SyncConnectionRunner(session_connection, config.schema)
+    check_driver(bind.dialect)
+    return SyncConnectionRunner(bind.execution_options(isolation_level="AUTOCOMMIT").connect, config.schema)
+
+
+def joined_async_runner(session: AsyncJoin, schema: str) -> AsyncRunner:
+    """Execution inside the caller's transaction."""
+    if not isinstance(session, AsyncSession | AsyncConnection | async_scoped_session):
+        raise ConfigurationError(
+            f"within() takes an AsyncSession or AsyncConnection, not {type(session).__name__}; "
+            "blocking sessions go to SyncPostgresEventStore"
+        )
+
+    @asynccontextmanager
+    async def connect() -> AsyncIterator[AsyncConnection]:
+        yield await _async_connection(session)
+
+    return AsyncConnectionRunner(connect, schema)
+
+
+def joined_sync_runner(session: SyncJoin, schema: str) -> SyncRunner:
+    """Execution inside the caller's transaction."""
+    if not isinstance(session, Session | Connection | scoped_session):
+        raise ConfigurationError(
+            f"within() takes a Session or Connection, not {type(session).__name__}; "
+            "async sessions go to PostgresEventStore"
+        )
+
+    @contextmanager
+    def connect() -> Iterator[Connection]:
+        yield _sync_connection(session)
+
+    return SyncConnectionRunner(connect, schema)
+
+
+async def _async_connection(session: AsyncJoin) -> AsyncConnection:
+    if isinstance(session, AsyncConnection):
+        connection = session
+    else:
+        connection = await session.connection(bind_arguments={"mapper": EventRow})
+    check_driver(connection.dialect)
+    return connection
+
+
+def _sync_connection(session: SyncJoin) -> Connection:
+    if isinstance(session, Connection):
+        connection = session
+    else:
+        connection = session.connection(bind_arguments={"mapper": EventRow})
+    check_driver(connection.dialect)
+    return connection
+
+
+def check_driver(dialect: Dialect) -> None:
+    """Refuse databases and drivers that the statements are not written for."""
+    if dialect.name != "postgresql" or dialect.driver not in _DRIVERS:
+        raise ConfigurationError(
+            f"the store needs PostgreSQL through asyncpg or psycopg (3), not {dialect.name}+{dialect.driver}: "
+            "use a URL like postgresql+asyncpg:// or postgresql+psycopg://"
+        )
+
+
+def create_async_store_engine(config: EventStoreConfig) -> AsyncEngine:
+    """An engine on asyncpg, which reads the DSN itself: sslmode and friends mean what they say."""
+    dsn, given = _asyncpg_dsn(_dsn(config))
+    arguments: dict[str, Any] = {"dsn": dsn, "timeout": float(given.get("connect_timeout", config.connect_timeout))}
+    if "application_name" not in given:
+        arguments["server_settings"] = {"application_name": config.application_name}
+    if config.transaction_pooler:
+        arguments |= {
+            "statement_cache_size": 0,
+            "prepared_statement_cache_size": 0,
+            "prepared_statement_name_func": lambda: "",
+        }
+    return create_async_engine("postgresql+asyncpg://", connect_args=arguments, **_pool_options(config))
+
+
+def create_sync_store_engine(config: EventStoreConfig) -> Engine:
+    """An engine on psycopg; libpq reads the DSN itself."""
+    try:
+        import psycopg
+    except ImportError as exc:
+        raise ConfigurationError(
+            "the blocking store needs psycopg: pip install 'k1s0-event-store[psycopg]'"
+        ) from exc
+    dsn = _plain_dsn(_dsn(config))
+    given = dict(parse_qsl(urlsplit(dsn).query))
+    arguments: dict[str, Any] = {}
+    if "application_name" not in given:
+        arguments["application_name"] = config.application_name
+    if "connect_timeout" not in given:
+        arguments["connect_timeout"] = max(2, round(config.connect_timeout))
+    if config.transaction_pooler:
+        arguments["prepare_threshold"] = None
+    return create_engine(
+        "postgresql+psycopg://", creator=lambda: psycopg.connect(dsn, **arguments), **_pool_options(config)
+    )
+
+
+def _dsn(config: EventStoreConfig) -> str:
+    if config.dsn is None:
+        raise ConfigurationError("give EventStoreConfig(dsn=...), or an engine or sessionmaker as bind=")
+    return config.dsn
+
+
+def _pool_options(config: EventStoreConfig) -> dict[str, Any]:
+    options: dict[str, Any] = {"pool_pre_ping": config.pool_pre_ping, "pool_recycle": config.pool_recycle}
+    if "poolclass" not in config.engine_options:
+        options |= {
+            "pool_size": config.pool_size,
+            "max_overflow": config.max_overflow,
+            "pool_timeout": config.pool_timeout,
+        }
+    return {**options, **config.engine_options}
+
+
+def _plain_dsn(dsn: str) -> str:
+    return re.sub(r"^postgres(?:ql)?(?:\+\w+)?://", "postgresql://", dsn)
+
+
+_LIBPQ_ONLY: Final = frozenset(
+    {"connect_timeout", "keepalives", "keepalives_idle", "keepalives_interval", "keepalives_count",
+     "tcp_user_timeout", "client_encoding", "fallback_application_name", "channel_binding", "gssencmode"}
+)  # fmt: skip
+
+
+def _asyncpg_dsn(dsn: str) -> tuple[str, dict[str, str]]:
+    """`dsn` without the libpq parameters that asyncpg would take for server settings, and all of them.
+
+    None of those taken out changes what is safe; one that does is refused.
+    """
+    split = urlsplit(_plain_dsn(dsn))
+    given = dict(parse_qsl(split.query, keep_blank_values=True))
+    for key in ("channel_binding", "gssencmode"):
+        if given.get(key) == "require":
+            raise ConfigurationError(f"asyncpg cannot do {key}=require; remove it from the DSN")
+    kept = {key: value for key, value in given.items() if key not in _LIBPQ_ONLY}
+    return urlunsplit(split._replace(query=urlencode(kept))), given

@@ -1,0 +1,121 @@
+"""One place where errors of the drivers and SQLAlchemy become ours: by SQLSTATE, never by text."""
+
+from __future__ import annotations
+
+from typing import Final
+
+import asyncpg
+from sqlalchemy import exc as sa_exc
+
+from k1s0_event_store.exceptions import (
+    AuthenticationError,
+    DatabaseError,
+    DeadlockError,
+    EventStoreError,
+    PermissionDeniedError,
+    SchemaError,
+    StoreUnavailableError,
+)
+
+
+class UniqueViolationError(DatabaseError):
+    """SQLSTATE 23505 and the constraint's name."""
+
+    def __init__(self, message: str, constraint: str | None) -> None:
+        super().__init__(message, "23505")
+        self.constraint = constraint
+
+
+class SerializationFailureError(DatabaseError):
+    """SQLSTATE 40001: REPEATABLE READ or SERIALIZABLE could not keep its promise."""
+
+    retryable = True
+
+
+class LockNotAvailableError(DatabaseError):
+    """SQLSTATE 55P03: lock_timeout passed."""
+
+    retryable = True
+
+
+class ConnectionLostError(StoreUnavailableError):
+    """The connection broke after a statement was sent."""
+
+
+class RowsDroppedError(DatabaseError):
+    """SQLSTATE 22012, which our own append raises when a trigger or rule swallowed an event."""
+
+
+_AUTHENTICATION: Final = frozenset({"28000", "28P01", "3D000"})
+_SCHEMA: Final = frozenset({"42P01", "42703", "3F000", "42883", "42704", "42P10"})
+_LOST: Final = frozenset({"57P01", "57P02", "57P05"})
+_UNAVAILABLE: Final = frozenset({"57P03", "53300"})
+
+
+def translate(error: BaseException, schema: str, *, connecting: bool = False) -> EventStoreError | None:
+    """Our error for one of a driver or of SQLAlchemy; None where it is not about the database."""
+    cause = _driver_error(error)
+    state: str | None = getattr(cause, "sqlstate", None)
+    message = str(cause).strip() or type(cause).__name__
+    if state in _AUTHENTICATION or (connecting and _sent_a_password(cause)):
+        return AuthenticationError(f"PostgreSQL refused the connection: {message}")
+    if state in _UNAVAILABLE or (state in _LOST and connecting):
+        return StoreUnavailableError(f"PostgreSQL does not take connections: {message}")
+    if connecting and (state is None or state.startswith("08")) and _is_database_error(error):
+        return StoreUnavailableError(f"PostgreSQL cannot be reached: {message}")
+    if state in _LOST or (state or "").startswith("08") or _is_lost(error):
+        return ConnectionLostError(f"the connection to PostgreSQL broke: {message}")
+    if state is not None:
+        return _from_state(state, cause, message, schema)
+    return DatabaseError(message) if _is_database_error(error) else None
+
+
+def _from_state(state: str, cause: BaseException, message: str, schema: str) -> EventStoreError:
+    if state == "23505":
+        return UniqueViolationError(message, _constraint(cause))
+    if state == "40001":
+        return SerializationFailureError(message, state)
+    if state == "55P03":
+        return LockNotAvailableError(message, state)
+    if state == "40P01":
+        return DeadlockError(f"PostgreSQL ended this transaction to resolve a deadlock: {message}")
+    if state == "42501":
+        return PermissionDeniedError(f"the role lacks a right: {message}")
+    if state in _SCHEMA:
+        return SchemaError(schema, (message,))
+    if state == "22012":
+        return RowsDroppedError("a trigger or rule on the events table dropped a row; nothing was stored", state)
+    return DatabaseError(message, state)
+
+
+def _driver_error(error: BaseException) -> BaseException:
+    """The driver's own exception: under SQLAlchemy's, and under its asyncpg adapter's."""
+    if isinstance(error, sa_exc.DBAPIError) and error.orig is not None:
+        orig = error.orig
+        return orig.__cause__ if isinstance(orig.__cause__, asyncpg.PostgresError) else orig
+    return error
+
+
+def _constraint(cause: BaseException) -> str | None:
+    """asyncpg keeps the name on the exception, psycopg in its diagnostics."""
+    source = getattr(cause, "diag", cause)
+    name = getattr(source, "constraint_name", None)
+    return name if isinstance(name, str) else None
+
+
+def _sent_a_password(cause: BaseException) -> bool:
+    """libpq gives no SQLSTATE for a refused login, but tells that the server asked for a password."""
+    return bool(getattr(getattr(cause, "pgconn", None), "used_password", False))
+
+
+def _is_lost(error: BaseException) -> bool:
+    if isinstance(error, sa_exc.DBAPIError):
+        return error.connection_invalidated
+    return isinstance(error, asyncpg.InterfaceError | OSError)
+
+
+def _is_database_error(error: BaseException) -> bool:
+    return isinstance(
+        error,
+        sa_exc.DBAPIError | sa_exc.TimeoutError | asyncpg.PostgresError | asyncpg.InterfaceError | OSError,
+    )

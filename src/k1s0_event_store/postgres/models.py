@@ -1,0 +1,120 @@
+"""The tables as declarative classes: their shape, for queries and for Alembic's comparison.
+
+The stores do not write through these classes: append-only data needs no identity map. Triggers
+and functions stand in the migrations.
+"""
+
+from __future__ import annotations
+
+from datetime import datetime
+from typing import Any, Final
+from uuid import UUID
+
+from sqlalchemy import (
+    BigInteger,
+    CheckConstraint,
+    DateTime,
+    Identity,
+    Index,
+    MetaData,
+    PrimaryKeyConstraint,
+    Text,
+    UniqueConstraint,
+    Uuid,
+    text,
+)
+from sqlalchemy.dialects.postgresql import JSONB
+from sqlalchemy.orm import DeclarativeBase, Mapped, mapped_column
+from sqlalchemy.types import UserDefinedType
+
+from k1s0_event_store.config import DEFAULT_SCHEMA
+
+STREAMS_KEY: Final = "pk_streams"
+EVENTS_VERSION_KEY: Final = "uq_events_version"
+EVENTS_ID_KEY: Final = "uq_events_event_id"
+
+
+class Xid8(UserDefinedType[str]):
+    """A 64-bit transaction id (PostgreSQL's xid8)."""
+
+    cache_ok = True
+
+    def get_col_spec(self, **_kw: Any) -> str:
+        return "xid8"
+
+
+class Base(DeclarativeBase):
+    """Metadata of our tables, apart from the app's own."""
+
+    metadata = MetaData(schema=DEFAULT_SCHEMA)
+
+
+class StreamRow(Base):
+    """Head of a stream: the row that every append locks. Version 0: locked before its first event."""
+
+    __tablename__ = "streams"
+    __table_args__ = (
+        PrimaryKeyConstraint("aggregate_type", "aggregate_id", name=STREAMS_KEY),
+        CheckConstraint("version >= 0", name="chk_streams_version"),
+        {"postgresql_with": {"fillfactor": "80"}},
+    )
+
+    aggregate_type: Mapped[str] = mapped_column(Text)
+    aggregate_id: Mapped[str] = mapped_column(Text)
+    version: Mapped[int] = mapped_column(BigInteger)
+    created_at: Mapped[datetime] = mapped_column(DateTime(timezone=True), server_default=text("now()"))
+    updated_at: Mapped[datetime] = mapped_column(DateTime(timezone=True), server_default=text("now()"))
+
+
+class EventRow(Base):
+    """An event. `position` orders all events, `tx` is the transaction that wrote it."""
+
+    __tablename__ = "events"
+    __table_args__ = (
+        UniqueConstraint("aggregate_type", "aggregate_id", "version", name=EVENTS_VERSION_KEY),
+        UniqueConstraint("event_id", "aggregate_id", name=EVENTS_ID_KEY),
+        CheckConstraint("version > 0", name="chk_events_version"),
+        Index("idx_events_position", "position"),
+        Index("idx_events_tx_position", "tx", "position"),
+    )
+    # For the mapper only: the table has no primary key, its unique keys all hold aggregate_id.
+    __mapper_args__ = {"primary_key": ["aggregate_type", "aggregate_id", "version"]}  # noqa: RUF012 - SQLAlchemy's form
+
+    position: Mapped[int] = mapped_column(BigInteger, Identity(always=True))
+    tx: Mapped[str] = mapped_column(Xid8, server_default=text("pg_current_xact_id()"))
+    aggregate_type: Mapped[str] = mapped_column(Text)
+    aggregate_id: Mapped[str] = mapped_column(Text)
+    version: Mapped[int] = mapped_column(BigInteger)
+    event_id: Mapped[UUID] = mapped_column(Uuid)
+    event_type: Mapped[str] = mapped_column(Text)
+    payload: Mapped[Any] = mapped_column(JSONB)
+    # "metadata" is a name that declarative classes keep for themselves.
+    event_metadata: Mapped[dict[str, Any]] = mapped_column("metadata", JSONB)
+    occurred_at: Mapped[datetime] = mapped_column(DateTime(timezone=True))
+    recorded_at: Mapped[datetime] = mapped_column(
+        DateTime(timezone=True), server_default=text("clock_timestamp()")
+    )
+
+
+class SnapshotRow(Base):
+    """State of an aggregate after one of its events."""
+
+    __tablename__ = "snapshots"
+    __table_args__ = (
+        PrimaryKeyConstraint("aggregate_type", "aggregate_id", "version", name="pk_snapshots"),
+    )
+
+    aggregate_type: Mapped[str] = mapped_column(Text)
+    aggregate_id: Mapped[str] = mapped_column(Text)
+    version: Mapped[int] = mapped_column(BigInteger)
+    schema_version: Mapped[int] = mapped_column(BigInteger)
+    state: Mapped[Any] = mapped_column(JSONB)
+    taken_at: Mapped[datetime] = mapped_column(DateTime(timezone=True), server_default=text("now()"))
+
+
+def metadata_for(schema: str = DEFAULT_SCHEMA) -> MetaData:
+    """Our tables in `schema`, for Alembic's comparison or `create_all` in throw-away databases."""
+    metadata = MetaData(schema=schema)
+    for table in Base.metadata.sorted_tables:
+        table.to_metadata(metadata, schema=schema)
+    return metadata

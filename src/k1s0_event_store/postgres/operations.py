@@ -1,0 +1,306 @@
+"""What the stores do, once and without I/O: each operation is steps that a runner executes."""
+
+from __future__ import annotations
+
+import gc
+from collections.abc import Sequence
+from dataclasses import dataclass
+from datetime import UTC
+from typing import Any
+from uuid import UUID
+
+from k1s0_event_store.batch import Batch, check_stream_id, encode_batch
+from k1s0_event_store.envelope import (
+    STREAM_EXISTS,
+    EventEnvelope,
+    EventVersion,
+    ExpectedVersion,
+    StreamId,
+    check_expected_version,
+    stored_envelope,
+)
+from k1s0_event_store.exceptions import (
+    ConcurrencyError,
+    CorruptDataError,
+    DuplicateEventError,
+    LockTimeoutError,
+    OutcomeUnknownError,
+    TransactionRequiredError,
+)
+from k1s0_event_store.jsontext import decode
+from k1s0_event_store.outcome import first_answer, is_met, require
+from k1s0_event_store.postgres.connection import Rows, Steps
+from k1s0_event_store.postgres.errors import (
+    ConnectionLostError,
+    LockNotAvailableError,
+    SerializationFailureError,
+    UniqueViolationError,
+)
+from k1s0_event_store.postgres.models import EVENTS_ID_KEY
+from k1s0_event_store.postgres.statements import (
+    LOCK_TIMEOUT,
+    RELEASE_SAVEPOINT,
+    ROLLBACK_TO_SAVEPOINT,
+    SAVEPOINT,
+    SET_LOCK_TIMEOUT,
+    Query,
+    Statement,
+    Statements,
+)
+from k1s0_event_store.snapshot import Snapshot, check_snapshot_query, encode_state
+from k1s0_event_store.store import Span, check_wait
+
+_FIRST_PAGE = 100
+_LARGEST_PAGE = 1000
+_PAGE_BYTES = 4_000_000
+
+
+def append(
+    sql: Statements,
+    stream_id: StreamId,
+    events: Sequence[EventEnvelope],
+    expected_version: ExpectedVersion,
+    joined: bool,
+) -> Steps[EventVersion]:
+    """One statement; more only after a refusal. `joined`: inside a caller's transaction."""
+    expected = check_expected_version(expected_version)
+    batch = encode_batch(stream_id, events)
+    if not batch:
+        return require(stream_id, expected, (yield from current_version(sql, stream_id)))
+    query = _append_query(sql, stream_id, batch, expected)
+    while True:
+        try:
+            rows = yield query
+        except UniqueViolationError as exc:
+            if joined:  # The transaction is over, nothing more can be asked in it.
+                raise _unique_violation(exc, stream_id, expected) from exc
+            rows = ()
+        except SerializationFailureError as exc:
+            raise ConcurrencyError(stream_id, expected, None) from exc
+        except ConnectionLostError as exc:
+            if joined:  # An open transaction without its connection is rolled back.
+                raise
+            raise OutcomeUnknownError(
+                f"{exc}: the append to {stream_id} may be stored or not; repeat it with the same events"
+            ) from exc
+        if rows:
+            return EventVersion(rows[0][0])
+        answer = yield from _refused(sql, stream_id, expected, batch.event_ids)
+        if answer is not None:
+            return answer
+
+
+def _append_query(sql: Statements, stream_id: StreamId, batch: Batch, expected: ExpectedVersion) -> Query:
+    args: tuple[Any, ...] = (
+        stream_id.aggregate_type,
+        stream_id.aggregate_id,
+        len(batch),
+        batch.event_ids,
+        batch.event_types,
+        batch.payloads,
+        batch.metadata,
+        batch.occurred_at,
+    )
+    if expected is None:
+        return Query(sql.append_any, args)
+    if expected is STREAM_EXISTS:
+        return Query(sql.append_existing, args)
+    if expected == 0:
+        return Query(sql.append_new, args)
+    return Query(sql.append_at, (*args, expected))
+
+
+def _refused(
+    sql: Statements, stream_id: StreamId, expected: ExpectedVersion, event_ids: Sequence[UUID]
+) -> Steps[EventVersion | None]:
+    """The first answer of a repeated batch, the typed refusal, or None: it has changed, try again."""
+    rows = yield Query(sql.refused, (stream_id.aggregate_type, stream_id.aggregate_id, event_ids))
+    known = {event_id: version for _, event_id, version in rows if event_id is not None}
+    if known:
+        return first_answer(stream_id, expected, event_ids, known)
+    require(stream_id, expected, rows[0][0])
+    return None
+
+
+def _unique_violation(
+    error: UniqueViolationError, stream_id: StreamId, expected: ExpectedVersion
+) -> DuplicateEventError | ConcurrencyError:
+    if error.constraint == EVENTS_ID_KEY:
+        return DuplicateEventError(stream_id, (), "an event with one of these ids is stored already")
+    return ConcurrencyError(stream_id, expected, None)
+
+
+def current_version(sql: Statements, stream_id: StreamId) -> Steps[EventVersion]:
+    """Version of the last event, 0 if there is none."""
+    check_stream_id(stream_id)
+    rows = yield Query(sql.current_version, (stream_id.aggregate_type, stream_id.aggregate_id))
+    return EventVersion(rows[0][0] if rows else 0)
+
+
+def lock(sql: Statements, stream_id: StreamId, wait: float | None, joined: bool) -> Steps[EventVersion]:
+    """Lock the head row until the transaction ends."""
+    check_stream_id(stream_id)
+    check_wait(wait)
+    if not joined:
+        raise TransactionRequiredError(
+            "a lock lasts as long as its transaction: use store.within(session).lock(...)"
+        )
+    try:
+        if wait is None:
+            return (yield from _lock(sql, stream_id))
+        return (yield from _lock_within(sql, stream_id, wait))
+    except LockNotAvailableError as exc:
+        raise LockTimeoutError(stream_id, wait) from exc
+    except SerializationFailureError as exc:
+        raise ConcurrencyError(stream_id, None, None) from exc
+
+
+def _lock(sql: Statements, stream_id: StreamId) -> Steps[EventVersion]:
+    args = (stream_id.aggregate_type, stream_id.aggregate_id)
+    rows = yield Query(sql.lock, args)
+    if not rows:
+        rows = yield Query(sql.lock_new, args)
+    return EventVersion(rows[0][0])
+
+
+def _lock_within(sql: Statements, stream_id: StreamId, wait: float) -> Steps[EventVersion]:
+    """The savepoint keeps the transaction usable after the limit, and takes the setting back."""
+    yield Query(SAVEPOINT)
+    try:
+        before = yield Query(LOCK_TIMEOUT)
+        # 0 would mean no limit at all.
+        yield Query(SET_LOCK_TIMEOUT, (f"{max(1, round(wait * 1000))}ms",))
+        version = yield from _lock(sql, stream_id)
+    except LockNotAvailableError:
+        yield Query(ROLLBACK_TO_SAVEPOINT)
+        yield Query(RELEASE_SAVEPOINT)
+        raise
+    yield Query(SET_LOCK_TIMEOUT, (before[0][0],))
+    yield Query(RELEASE_SAVEPOINT)
+    return version
+
+
+def load(sql: Statements, stream_id: StreamId, span: Span) -> Steps[list[EventEnvelope]]:
+    """The events of the span."""
+    return envelopes(stream_id, (yield _read_query(sql, stream_id, span)))
+
+
+def load_page(
+    sql: Statements, stream_id: StreamId, span: Span
+) -> Steps[tuple[list[EventEnvelope], Span | None]]:
+    """The events of the span up to its limit, and the span that follows (None: there is none)."""
+    rows = yield _read_query(sql, stream_id, span)
+    if span.limit is None or len(rows) < span.limit:
+        return envelopes(stream_id, rows), None
+    return envelopes(stream_id, rows), Span(rows[-1][5] + 1, span.last, next_page_size(rows))
+
+
+def first_page(span: Span) -> Span:
+    """The beginning of `span`, small: nothing is known of the size of its events yet."""
+    return Span(span.first, span.last, _FIRST_PAGE)
+
+
+def next_page_size(rows: Rows) -> int:
+    """Events per page so that a page stays near 4 MB, judged by the page before."""
+    mean = sum(len(row[-7]) + len(row[-6]) for row in rows) // len(rows) + 1
+    return max(1, min(_LARGEST_PAGE, _PAGE_BYTES // mean))
+
+
+def _read_query(sql: Statements, stream_id: StreamId, span: Span) -> Query:
+    statement: Statement = sql.read_backwards if span.backwards else sql.read
+    return Query(
+        statement, (stream_id.aggregate_type, stream_id.aggregate_id, span.first, span.last, span.limit)
+    )
+
+
+@dataclass(frozen=True, slots=True)
+class AllSpan:
+    """The events that `snapshot` sees after position `after`, at most `limit`."""
+
+    snapshot: str
+    after: int
+    limit: int
+
+
+def read_all_start(sql: Statements) -> Steps[AllSpan]:
+    """Everything that is committed now, from the beginning."""
+    rows = yield Query(sql.snapshot_of_now)
+    return AllSpan(rows[0][0], 0, _FIRST_PAGE)
+
+
+def read_all_page(sql: Statements, span: AllSpan) -> Steps[tuple[list[EventEnvelope], AllSpan | None]]:
+    """The events of the span up to its limit, and the span that follows (None: there is none)."""
+    rows = yield Query(sql.read_all, (span.after, span.snapshot, span.limit))
+    following = None
+    if len(rows) == span.limit:
+        following = AllSpan(span.snapshot, rows[-1][-1], next_page_size(rows))
+    return all_envelopes(rows), following
+
+
+def envelopes(stream_id: StreamId, rows: Rows) -> list[EventEnvelope]:
+    """Envelopes of one stream's rows."""
+    with _NoCollection():
+        return [_envelope(stream_id, row) for row in rows]
+
+
+def all_envelopes(rows: Rows) -> list[EventEnvelope]:
+    """Envelopes of rows that begin with the stream's two names."""
+    with _NoCollection():
+        return [_envelope(StreamId(row[0], row[1]), row[2:]) for row in rows]
+
+
+class _NoCollection:
+    """No garbage collection inside: it would walk the growing list again and again, in vain."""
+
+    def __enter__(self) -> None:
+        self._was_on = gc.isenabled()
+        gc.disable()
+
+    def __exit__(self, *_exc: object) -> None:
+        if self._was_on:
+            gc.enable()
+
+
+def _envelope(stream_id: StreamId, row: Sequence[Any]) -> EventEnvelope:
+    event_type, payload, metadata, event_id, occurred_at, version, recorded_at, position = row
+    if occurred_at.tzinfo is not UTC:  # psycopg answers in the session's time zone
+        occurred_at, recorded_at = occurred_at.astimezone(UTC), recorded_at.astimezone(UTC)
+    try:
+        return stored_envelope(
+            stream_id,
+            event_type,
+            decode(payload),
+            decode(metadata),
+            event_id,
+            occurred_at,
+            version,
+            recorded_at,
+            position,
+        )
+    except CorruptDataError as exc:
+        raise CorruptDataError(f"stream {stream_id}, version {version}: {exc}") from exc
+
+
+def save_snapshot(
+    sql: Statements, stream_id: StreamId, version: int, state: Any, schema_version: int, keep: int
+) -> Steps[None]:
+    """Keep a state and prune old ones, in one statement."""
+    text = encode_state(stream_id, version, state, schema_version)
+    yield Query(
+        sql.save_snapshot,
+        (stream_id.aggregate_type, stream_id.aggregate_id, version, schema_version, text, keep),
+    )
+
+
+def load_snapshot(
+    sql: Statements, stream_id: StreamId, schema_version: int | None, max_version: int | None
+) -> Steps[Snapshot | None]:
+    """The newest snapshot that may be used."""
+    last = check_snapshot_query(stream_id, schema_version, max_version)
+    rows = yield Query(
+        sql.load_snapshot, (stream_id.aggregate_type, stream_id.aggregate_id, last, schema_version)
+    )
+    if not rows:
+        return None
+    version, state, taken_at, schema = rows[0]
+    return Snapshot(stream_id, version, decode(state), taken_at.astimezone(UTC), schema)

@@ -1,0 +1,197 @@
+"""The SQL, once for every driver. Written with $1-style parameters and {tables} to fill in.
+
+Parameters carry casts, so that each driver sends them as what they are. JSON travels as text in
+both directions: the app's own JSON codecs never meddle.
+"""
+
+from __future__ import annotations
+
+import re
+from dataclasses import dataclass
+from functools import lru_cache
+from typing import Any, Final
+
+
+@dataclass(frozen=True, slots=True)
+class Statement:
+    """One statement in the two parameter styles of the drivers."""
+
+    dollar: str
+    pyformat: str
+
+
+@dataclass(frozen=True, slots=True)
+class Query:
+    """A statement and its parameters, ready to be executed by anyone."""
+
+    statement: Statement
+    args: tuple[Any, ...] = ()
+
+    @property
+    def named_args(self) -> dict[str, Any]:
+        return {f"p{number}": value for number, value in enumerate(self.args, 1)}
+
+
+def statement(sql: str, **names: str) -> Statement:
+    """`sql` with {names} replaced, in one pass: nothing inside a name is ever read as SQL."""
+
+    def fill(template: str, percent: str) -> str:
+        return re.sub(r"\{(\w+)\}", lambda found: names[found[1]].replace("%", percent), template)
+
+    return Statement(fill(sql, "%"), fill(re.sub(r"\$(\d+)", r"%(p\1)s", sql), "%%"))
+
+
+def quote_name(name: str) -> str:
+    """`name` as a quoted SQL identifier."""
+    return '"' + name.replace('"', '""') + '"'
+
+
+# $1 aggregate_type, $2 aggregate_id, $3 number of events, $4 ids, $5 types, $6 payloads,
+# $7 metadata, $8 times. The head row is locked and checked by `moved` before `inserted` draws the
+# first position, so that a stream's versions and positions have one order and a loser burns none.
+# Should a trigger or rule ever drop a row, the division by zero undoes the whole statement.
+_INSERT: Final = """,
+inserted AS (
+    INSERT INTO {events} (aggregate_type, aggregate_id, version, event_id, event_type,
+                          payload, metadata, occurred_at)
+    SELECT $1::text, $2::text, moved.version - $3::bigint + e.ordinality, e.event_id, e.event_type,
+           e.payload::jsonb, e.metadata::jsonb, e.occurred_at
+    FROM moved, unnest($4::uuid[], $5::text[], $6::text[], $7::text[], $8::timestamptz[])
+         WITH ORDINALITY AS e (event_id, event_type, payload, metadata, occurred_at, ordinality)
+    RETURNING 1
+)
+SELECT version / ((SELECT count(*) FROM inserted) = $3::bigint)::int FROM moved"""
+
+# A stream at exactly $9. The UPDATE waits for a running writer and then checks its outcome
+# (EvalPlanQual): no separate lock is needed, and a refusal is an answer without a row.
+_APPEND_AT: Final = """
+WITH moved AS (
+    UPDATE {streams} SET version = version + $3::bigint
+    WHERE aggregate_type = $1::text AND aggregate_id = $2::text AND version = $9::bigint
+    RETURNING version
+)""" + _INSERT
+
+# A stream without events: no head row yet, or one that lock() left at version 0.
+_APPEND_NEW: Final = """
+WITH moved AS (
+    INSERT INTO {streams} AS head (aggregate_type, aggregate_id, version)
+    VALUES ($1::text, $2::text, $3::bigint)
+    ON CONFLICT (aggregate_type, aggregate_id) DO UPDATE SET version = excluded.version
+        WHERE head.version = 0
+    RETURNING version
+)""" + _INSERT
+
+# Where the version does not tell a repeated batch from a new one, its ids are looked up first, in
+# the index that the insert is about to touch: a repeat is refused without an error.
+_TAKEN: Final = """
+SELECT FROM {events} WHERE event_id = ANY ($4::uuid[]) AND aggregate_id = $2::text"""
+
+_APPEND_ANY: Final = f"""
+WITH moved AS (
+    INSERT INTO {{streams}} AS head (aggregate_type, aggregate_id, version)
+    SELECT $1::text, $2::text, $3::bigint WHERE NOT EXISTS ({_TAKEN})
+    ON CONFLICT (aggregate_type, aggregate_id) DO UPDATE SET version = head.version + $3::bigint
+    RETURNING version
+)""" + _INSERT
+
+_APPEND_EXISTING: Final = f"""
+WITH moved AS (
+    UPDATE {{streams}} SET version = version + $3::bigint
+    WHERE aggregate_type = $1::text AND aggregate_id = $2::text AND version > 0
+      AND NOT EXISTS ({_TAKEN})
+    RETURNING version
+)""" + _INSERT
+
+# After a refusal: where the stream stands, and which of the ids are taken under this aggregate id.
+_REFUSED: Final = """
+SELECT coalesce((SELECT version FROM {streams}
+                 WHERE aggregate_type = $1::text AND aggregate_id = $2::text), 0),
+       e.event_id,
+       CASE WHEN e.aggregate_type = $1::text THEN e.version END
+FROM (VALUES (1)) AS one
+LEFT JOIN {events} AS e ON e.aggregate_id = $2::text AND e.event_id = ANY ($3::uuid[])"""
+
+_CURRENT_VERSION: Final = """
+SELECT version FROM {streams} WHERE aggregate_type = $1::text AND aggregate_id = $2::text"""
+
+_LOCK: Final = _CURRENT_VERSION + " FOR UPDATE"
+
+# A stream without a head row gets one at version 0 to be locked; readers take it for missing. The
+# update that changes nothing locks the row of whoever was faster.
+_LOCK_NEW: Final = """
+INSERT INTO {streams} AS head (aggregate_type, aggregate_id, version) VALUES ($1::text, $2::text, 0)
+ON CONFLICT (aggregate_type, aggregate_id) DO UPDATE SET version = head.version
+RETURNING version"""
+
+_COLUMNS: Final = "event_type, payload::text, metadata::text, event_id, occurred_at, version, recorded_at, position"
+
+_READ: Final = f"""
+SELECT {_COLUMNS} FROM {{events}}
+WHERE aggregate_type = $1::text AND aggregate_id = $2::text
+  AND version >= $3::bigint AND version <= $4::bigint
+ORDER BY version {{direction}} LIMIT $5::bigint"""
+
+_SNAPSHOT_OF_NOW: Final = "SELECT pg_current_snapshot()::text"
+
+# Positions are drawn before commit: only what one snapshot sees is complete up to its end.
+_READ_ALL: Final = f"""
+SELECT aggregate_type, aggregate_id, {_COLUMNS} FROM {{events}}
+WHERE position > $1::bigint AND pg_visible_in_snapshot(tx, $2::text::pg_snapshot)
+ORDER BY position LIMIT $3::bigint"""
+
+# `kept` counts the new row in, which the DELETE itself cannot see yet.
+_SAVE_SNAPSHOT: Final = """
+WITH saved AS (
+    INSERT INTO {snapshots} (aggregate_type, aggregate_id, version, schema_version, state)
+    VALUES ($1::text, $2::text, $3::bigint, $4::bigint, $5::text::jsonb)
+    ON CONFLICT (aggregate_type, aggregate_id, version) DO UPDATE
+    SET state = excluded.state, schema_version = excluded.schema_version, taken_at = excluded.taken_at
+), kept AS (
+    SELECT version FROM (
+        SELECT version FROM {snapshots} WHERE aggregate_type = $1::text AND aggregate_id = $2::text
+        UNION SELECT $3::bigint
+    ) AS v ORDER BY version DESC LIMIT $6::bigint
+)
+DELETE FROM {snapshots}
+WHERE aggregate_type = $1::text AND aggregate_id = $2::text
+  AND version < (SELECT min(version) FROM kept) AND version <> $3::bigint"""
+
+_LOAD_SNAPSHOT: Final = """
+SELECT version, state::text, taken_at, schema_version FROM {snapshots}
+WHERE aggregate_type = $1::text AND aggregate_id = $2::text AND version <= $3::bigint
+  AND ($4::bigint IS NULL OR schema_version = $4::bigint)
+ORDER BY version DESC LIMIT 1"""
+
+SAVEPOINT: Final = statement("SAVEPOINT k1s0_event_store_lock")
+ROLLBACK_TO_SAVEPOINT: Final = statement("ROLLBACK TO SAVEPOINT k1s0_event_store_lock")
+RELEASE_SAVEPOINT: Final = statement("RELEASE SAVEPOINT k1s0_event_store_lock")
+LOCK_TIMEOUT: Final = statement("SELECT current_setting('lock_timeout')")
+# set_config(..., true) is SET LOCAL with a parameter: nothing is left behind in a pooled session.
+SET_LOCK_TIMEOUT: Final = statement("SELECT set_config('lock_timeout', $1::text, true)")
+
+
+class Statements:
+    """All statements for one schema."""
+
+    def __init__(self, schema: str) -> None:
+        names = {table: f"{quote_name(schema)}.{table}" for table in ("streams", "events", "snapshots")}
+        self.append_at = statement(_APPEND_AT, **names)
+        self.append_new = statement(_APPEND_NEW, **names)
+        self.append_any = statement(_APPEND_ANY, **names)
+        self.append_existing = statement(_APPEND_EXISTING, **names)
+        self.refused = statement(_REFUSED, **names)
+        self.current_version = statement(_CURRENT_VERSION, **names)
+        self.lock = statement(_LOCK, **names)
+        self.lock_new = statement(_LOCK_NEW, **names)
+        self.read = statement(_READ, **names, direction="ASC")
+        self.read_backwards = statement(_READ, **names, direction="DESC")
+        self.snapshot_of_now = statement(_SNAPSHOT_OF_NOW)
+        self.read_all = statement(_READ_ALL, **names)
+        self.save_snapshot = statement(_SAVE_SNAPSHOT, **names)
+        self.load_snapshot = statement(_LOAD_SNAPSHOT, **names)
+
+
+@lru_cache(maxsize=64)
+def statements_for(schema: str) -> Statements:
+    """The statements of `schema`, made once."""
+    return Statements(schema)

@@ -1,0 +1,108 @@
+"""The event stores on PostgreSQL, async and blocking: they only execute the operations' steps."""
+
+from __future__ import annotations
+
+from collections.abc import AsyncIterator, Iterator, Sequence
+
+from k1s0_event_store.envelope import EventEnvelope, EventVersion, ExpectedVersion, StreamId
+from k1s0_event_store.postgres import operations
+from k1s0_event_store.postgres.client import AsyncClient, SyncClient
+from k1s0_event_store.store import EventStore, SyncEventStore, check_span
+
+
+class PostgresEventStore(AsyncClient, EventStore):
+    """Event store on PostgreSQL for asyncio.
+
+    Stand-alone it makes an engine of its own from `config.dsn`, and each call is its own
+    transaction. With `bind`, an AsyncEngine or async_sessionmaker of the app's is used and never
+    closed; a sessionmaker gives each call a session of its own. `within(session)` joins the
+    caller's transaction. Connects on first use.
+
+    Raises ConfigurationError.
+    """
+
+    async def append(
+        self, stream_id: StreamId, events: Sequence[EventEnvelope], expected_version: ExpectedVersion = None
+    ) -> EventVersion:
+        steps = operations.append(self._sql, stream_id, events, expected_version, self._joined)
+        return await self._run(steps)
+
+    async def load(
+        self,
+        stream_id: StreamId,
+        from_version: int = 0,
+        to_version: int | None = None,
+        *,
+        limit: int | None = None,
+        backwards: bool = False,
+    ) -> list[EventEnvelope]:
+        span = check_span(stream_id, from_version, to_version, limit, backwards)
+        return await self._run(operations.load(self._sql, stream_id, span))
+
+    async def stream(
+        self, stream_id: StreamId, from_version: int = 0, to_version: int | None = None
+    ) -> AsyncIterator[EventEnvelope]:
+        span = operations.first_page(check_span(stream_id, from_version, to_version))
+        while span is not None:
+            page, span = await self._run(operations.load_page(self._sql, stream_id, span))
+            for event in page:
+                yield event
+
+    async def current_version(self, stream_id: StreamId) -> EventVersion:
+        return await self._run(operations.current_version(self._sql, stream_id))
+
+    async def lock(self, stream_id: StreamId, wait: float | None = None) -> EventVersion:
+        return await self._run(operations.lock(self._sql, stream_id, wait, self._joined))
+
+    async def read_all(self) -> AsyncIterator[EventEnvelope]:
+        span: operations.AllSpan | None = await self._run(operations.read_all_start(self._sql))
+        while span is not None:
+            page, span = await self._run(operations.read_all_page(self._sql, span))
+            for event in page:
+                yield event
+
+
+class SyncPostgresEventStore(SyncClient, SyncEventStore):
+    """Event store on PostgreSQL for blocking code, through psycopg 3.
+
+    As PostgresEventStore, with an Engine or sessionmaker as `bind` and a Session or Connection
+    for `within`. Safe to share between threads; a store from `within` is as safe as its session.
+    """
+
+    def append(
+        self, stream_id: StreamId, events: Sequence[EventEnvelope], expected_version: ExpectedVersion = None
+    ) -> EventVersion:
+        steps = operations.append(self._sql, stream_id, events, expected_version, self._joined)
+        return self._run(steps)
+
+    def load(
+        self,
+        stream_id: StreamId,
+        from_version: int = 0,
+        to_version: int | None = None,
+        *,
+        limit: int | None = None,
+        backwards: bool = False,
+    ) -> list[EventEnvelope]:
+        span = check_span(stream_id, from_version, to_version, limit, backwards)
+        return self._run(operations.load(self._sql, stream_id, span))
+
+    def stream(
+        self, stream_id: StreamId, from_version: int = 0, to_version: int | None = None
+    ) -> Iterator[EventEnvelope]:
+        span = operations.first_page(check_span(stream_id, from_version, to_version))
+        while span is not None:
+            page, span = self._run(operations.load_page(self._sql, stream_id, span))
+            yield from page
+
+    def current_version(self, stream_id: StreamId) -> EventVersion:
+        return self._run(operations.current_version(self._sql, stream_id))
+
+    def lock(self, stream_id: StreamId, wait: float | None = None) -> EventVersion:
+        return self._run(operations.lock(self._sql, stream_id, wait, self._joined))
+
+    def read_all(self) -> Iterator[EventEnvelope]:
+        span: operations.AllSpan | None = self._run(operations.read_all_start(self._sql))
+        while span is not None:
+            page, span = self._run(operations.read_all_page(self._sql, span))
+            yield from page

@@ -1,0 +1,271 @@
+"""What every event store provides: the contract in its async and its blocking form.
+
+Streams. The first event of a stream has version 1 and versions have no gaps. A stream without
+events is at version 0, loads as [] and does not exist. What `append` is given is only read.
+
+Order. Events of one stream are ordered by version; `read_all` orders all events so that each
+stream stays in order.
+"""
+
+from __future__ import annotations
+
+from abc import ABC, abstractmethod
+from collections.abc import AsyncIterator, Callable, Iterator, Sequence
+from dataclasses import dataclass
+from typing import Any, Generic, Self, TypeVar
+
+from k1s0_event_store.batch import check_stream_id
+from k1s0_event_store.envelope import (
+    MAX_VERSION,
+    EventEnvelope,
+    EventVersion,
+    ExpectedVersion,
+    StreamId,
+    check_version,
+)
+from k1s0_event_store.exceptions import InvalidInputError
+from k1s0_event_store.snapshot import Snapshot, SnapshotStore, SyncSnapshotStore
+
+S = TypeVar("S")
+
+
+@dataclass(frozen=True, slots=True)
+class Replay(Generic[S]):
+    """State of an aggregate at `version`; `snapshot_version` is where the fold began (0: at the start)."""
+
+    state: S
+    version: int
+    snapshot_version: int = 0
+
+
+class EventStore(ABC):
+    """Append-only streams of events with optimistic locking."""
+
+    @abstractmethod
+    def within(self, session: Any) -> Self:
+        """The same store inside the caller's transaction.
+
+        It reads what that transaction sees, writes what it commits, and never commits, rolls back
+        or closes it. In-memory stores have no transactions and answer with themselves.
+        """
+
+    async def close(self) -> None:
+        """Release what the store itself opened; every later call raises StoreClosedError."""
+        return None
+
+    async def __aenter__(self) -> Self:
+        return self
+
+    async def __aexit__(self, *_exc: object) -> None:
+        await self.close()
+
+    @abstractmethod
+    async def append(
+        self, stream_id: StreamId, events: Sequence[EventEnvelope], expected_version: ExpectedVersion = None
+    ) -> EventVersion:
+        """Add `events` at the end of the stream, all or none; returns the new last version.
+
+        `expected_version`: None adds whatever the version is, 0 wants a new stream, n a stream at
+        exactly n, STREAM_EXISTS any stream with events. No events: only the check is made.
+
+        The same batch again (same event ids) writes nothing and returns what the first one did.
+        Event ids are unique among the events of one aggregate id.
+
+        Raises ConcurrencyError, StreamNotFoundError (STREAM_EXISTS), DuplicateEventError,
+        InvalidInputError before anything is sent, OutcomeUnknownError when the connection breaks
+        (repeat the same batch).
+        """
+
+    @abstractmethod
+    async def load(
+        self,
+        stream_id: StreamId,
+        from_version: int = 0,
+        to_version: int | None = None,
+        *,
+        limit: int | None = None,
+        backwards: bool = False,
+    ) -> list[EventEnvelope]:
+        """The events from `from_version` to `to_version`, both included, oldest first.
+
+        `backwards` turns the order; `limit` takes that many from the beginning of the answer.
+        """
+
+    @abstractmethod
+    def stream(
+        self, stream_id: StreamId, from_version: int = 0, to_version: int | None = None
+    ) -> AsyncIterator[EventEnvelope]:
+        """The events of `load`, oldest first, one by one in constant memory.
+
+        No connection is held while the consumer works. Events appended meanwhile are included.
+        """
+
+    @abstractmethod
+    async def current_version(self, stream_id: StreamId) -> EventVersion:
+        """Version of the last event, 0 if there is none."""
+
+    async def exists(self, stream_id: StreamId) -> bool:
+        """True if the stream has events."""
+        return await self.current_version(stream_id) > 0
+
+    @abstractmethod
+    async def lock(self, stream_id: StreamId, wait: float | None = None) -> EventVersion:
+        """Keep other writers from this stream until the caller's transaction ends; returns its version.
+
+        Call it before loading when a stream is contended: load, decide and append then cannot lose.
+        Works for streams without events too. `wait` is the limit in seconds (None: the server's).
+        Raises LockTimeoutError (a given limit leaves the transaction usable), and
+        TransactionRequiredError outside `within`.
+        """
+
+    @abstractmethod
+    def read_all(self) -> AsyncIterator[EventEnvelope]:
+        """Every event committed before the call, by position, in constant memory."""
+
+    async def replay(
+        self,
+        stream_id: StreamId,
+        apply: Callable[[S, EventEnvelope], S],
+        initial: S,
+        snapshots: SnapshotStore | None = None,
+        *,
+        restore: Callable[[Any], S] | None = None,
+        schema_version: int = 1,
+        to_version: int | None = None,
+    ) -> Replay[S]:
+        """Fold `apply` over the stream, from the newest usable snapshot if `snapshots` is given.
+
+        A snapshot is usable if it has this `schema_version` and is not beyond `to_version`.
+        `restore` makes the state from the snapshot's JSON (default: the JSON itself).
+        """
+        snapshot = None
+        if snapshots is not None:
+            snapshot = await snapshots.load_latest(
+                stream_id, schema_version=schema_version, max_version=to_version
+            )
+        state, version = replay_start(snapshot, initial, restore)
+        start = version
+        async for event in self.stream(stream_id, start + 1, to_version):
+            state, version = apply(state, event), event.version
+        return Replay(state, version, start)
+
+
+class SyncEventStore(ABC):
+    """EventStore for blocking code: the same verbs, meanings and errors."""
+
+    @abstractmethod
+    def within(self, session: Any) -> Self:
+        """See EventStore.within."""
+
+    def close(self) -> None:
+        """See EventStore.close."""
+        return None
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(self, *_exc: object) -> None:
+        self.close()
+
+    @abstractmethod
+    def append(
+        self, stream_id: StreamId, events: Sequence[EventEnvelope], expected_version: ExpectedVersion = None
+    ) -> EventVersion:
+        """See EventStore.append."""
+
+    @abstractmethod
+    def load(
+        self,
+        stream_id: StreamId,
+        from_version: int = 0,
+        to_version: int | None = None,
+        *,
+        limit: int | None = None,
+        backwards: bool = False,
+    ) -> list[EventEnvelope]:
+        """See EventStore.load."""
+
+    @abstractmethod
+    def stream(
+        self, stream_id: StreamId, from_version: int = 0, to_version: int | None = None
+    ) -> Iterator[EventEnvelope]:
+        """See EventStore.stream."""
+
+    @abstractmethod
+    def current_version(self, stream_id: StreamId) -> EventVersion:
+        """See EventStore.current_version."""
+
+    def exists(self, stream_id: StreamId) -> bool:
+        """See EventStore.exists."""
+        return self.current_version(stream_id) > 0
+
+    @abstractmethod
+    def lock(self, stream_id: StreamId, wait: float | None = None) -> EventVersion:
+        """See EventStore.lock."""
+
+    @abstractmethod
+    def read_all(self) -> Iterator[EventEnvelope]:
+        """See EventStore.read_all."""
+
+    def replay(
+        self,
+        stream_id: StreamId,
+        apply: Callable[[S, EventEnvelope], S],
+        initial: S,
+        snapshots: SyncSnapshotStore | None = None,
+        *,
+        restore: Callable[[Any], S] | None = None,
+        schema_version: int = 1,
+        to_version: int | None = None,
+    ) -> Replay[S]:
+        """See EventStore.replay."""
+        snapshot = None
+        if snapshots is not None:
+            snapshot = snapshots.load_latest(stream_id, schema_version=schema_version, max_version=to_version)
+        state, version = replay_start(snapshot, initial, restore)
+        start = version
+        for event in self.stream(stream_id, start + 1, to_version):
+            state, version = apply(state, event), event.version
+        return Replay(state, version, start)
+
+
+def replay_start(
+    snapshot: Snapshot | None, initial: S, restore: Callable[[Any], S] | None
+) -> tuple[S, int]:
+    """State and version that a replay begins with."""
+    if snapshot is None:
+        return initial, 0
+    return (snapshot.state if restore is None else restore(snapshot.state)), snapshot.version
+
+
+@dataclass(frozen=True, slots=True)
+class Span:
+    """A checked range of versions: both ends included, at most `limit` events, oldest first unless backwards."""
+
+    first: int
+    last: int
+    limit: int | None = None
+    backwards: bool = False
+
+
+def check_span(
+    stream_id: object,
+    from_version: object,
+    to_version: object,
+    limit: object = None,
+    backwards: bool = False,
+) -> Span:
+    """Check what `load` and `stream` are given; raises InvalidInputError."""
+    check_stream_id(stream_id)
+    return Span(
+        check_version(from_version, "from_version"),
+        MAX_VERSION if to_version is None else check_version(to_version, "to_version"),
+        None if limit is None else check_version(limit, "limit"),
+        backwards,
+    )
+
+
+def check_wait(wait: object) -> None:
+    """Check the limit that `lock` is given; raises InvalidInputError."""
+    if wait is not None and (isinstance(wait, bool) or not isinstance(wait, int | float) or not 0 <= wait < 2e6):
+        raise InvalidInputError(f"wait must be seconds from 0 on, or None, not {wait!r}")

@@ -1,0 +1,216 @@
+"""Pytest plugin: a migrated database per test, cloned from a template, and stores on it.
+
+The server is the one of K1S0_EVENT_STORE_TEST_DSN (a role that may create databases), else a
+PostgreSQL in Docker (testcontainers), else the embedded one; the summary says which. Loaded by
+itself where the package is installed; imports nothing before a fixture is used.
+"""
+
+from __future__ import annotations
+
+import itertools
+import os
+import tempfile
+from collections.abc import AsyncIterator, Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, Final
+from urllib.parse import urlsplit, urlunsplit
+
+import pytest
+
+if TYPE_CHECKING:
+    from k1s0_event_store import (
+        EventStoreConfig,
+        InMemoryEventStore,
+        InMemorySnapshotStore,
+        PostgresEventStore,
+        PostgresSnapshotStore,
+        SyncPostgresEventStore,
+        SyncPostgresSnapshotStore,
+    )
+
+try:
+    from pytest_asyncio import fixture as async_fixture
+except ImportError:  # blocking tests only: the async fixtures then say that they need pytest-asyncio
+    async_fixture = pytest.fixture
+
+DSN_VARIABLE: Final = "K1S0_EVENT_STORE_TEST_DSN"
+CONTAINER_IMAGE: Final = "postgres:18"
+
+_server_used = pytest.StashKey[str]()
+_numbers = itertools.count(1)
+
+
+def pytest_terminal_summary(terminalreporter: Any, config: pytest.Config) -> None:
+    """Say which server the tests ran on."""
+    if _server_used in config.stash:
+        terminalreporter.write_line(f"k1s0-event-store: tests ran on {config.stash[_server_used]}")
+
+
+@pytest.fixture(scope="session")
+def event_store_server(pytestconfig: pytest.Config) -> Iterator[str]:
+    """DSN of a server, of a role that may create databases."""
+    with _server() as (kind, dsn):
+        pytestconfig.stash[_server_used] = f"{kind}: PostgreSQL {_execute(dsn, 'SHOW server_version')}"
+        yield dsn
+
+
+@pytest.fixture(scope="session")
+def event_store_template(event_store_server: str) -> Iterator[str]:
+    """Name of a migrated database that nobody is connected to."""
+    from sqlalchemy.pool import NullPool
+
+    from k1s0_event_store.config import EventStoreConfig
+    from k1s0_event_store.postgres.connection import create_sync_store_engine
+    from k1s0_event_store.postgres.schema import upgrade_database
+
+    name = _unique_name("template")
+    _execute(event_store_server, f'CREATE DATABASE "{name}"')
+    config = EventStoreConfig(
+        dsn=database_dsn(event_store_server, name), engine_options={"poolclass": NullPool}
+    )
+    with create_sync_store_engine(config).begin() as connection:
+        upgrade_database(connection)
+    yield name
+    _execute(event_store_server, f'DROP DATABASE "{name}" WITH (FORCE)')
+
+
+@pytest.fixture
+def event_store_dsn(event_store_server: str, event_store_template: str) -> Iterator[str]:
+    """DSN of a migrated, empty database of this test's own."""
+    with cloned_database(event_store_server, event_store_template) as dsn:
+        yield dsn
+
+
+@pytest.fixture
+def event_store_config(event_store_dsn: str) -> EventStoreConfig:
+    """Settings for the test's database."""
+    from k1s0_event_store import EventStoreConfig
+
+    return EventStoreConfig(dsn=event_store_dsn)
+
+
+@async_fixture
+async def event_store(event_store_config: EventStoreConfig) -> AsyncIterator[PostgresEventStore]:
+    """An event store on the test's database."""
+    from k1s0_event_store import PostgresEventStore
+
+    async with PostgresEventStore(event_store_config) as store:
+        yield store
+
+
+@async_fixture
+async def snapshot_store(event_store_config: EventStoreConfig) -> AsyncIterator[PostgresSnapshotStore]:
+    """A snapshot store on the test's database."""
+    from k1s0_event_store import PostgresSnapshotStore
+
+    async with PostgresSnapshotStore(event_store_config) as store:
+        yield store
+
+
+@pytest.fixture
+def sync_event_store(event_store_config: EventStoreConfig) -> Iterator[SyncPostgresEventStore]:
+    """A blocking event store on the test's database."""
+    from k1s0_event_store import SyncPostgresEventStore
+
+    with SyncPostgresEventStore(event_store_config) as store:
+        yield store
+
+
+@pytest.fixture
+def sync_snapshot_store(event_store_config: EventStoreConfig) -> Iterator[SyncPostgresSnapshotStore]:
+    """A blocking snapshot store on the test's database."""
+    from k1s0_event_store import SyncPostgresSnapshotStore
+
+    with SyncPostgresSnapshotStore(event_store_config) as store:
+        yield store
+
+
+@pytest.fixture
+def in_memory_event_store() -> InMemoryEventStore:
+    """An event store in memory."""
+    from k1s0_event_store import InMemoryEventStore
+
+    return InMemoryEventStore()
+
+
+@pytest.fixture
+def in_memory_snapshot_store() -> InMemorySnapshotStore:
+    """A snapshot store in memory."""
+    from k1s0_event_store import InMemorySnapshotStore
+
+    return InMemorySnapshotStore()
+
+
+def database_dsn(dsn: str, name: str) -> str:
+    """`dsn` for another database of the same server."""
+    return urlunsplit(urlsplit(dsn)._replace(path=f"/{name}"))
+
+
+@contextmanager
+def cloned_database(server: str, template: str) -> Iterator[str]:
+    """DSN of a new database like `template`, dropped at the end."""
+    name = _unique_name("test")
+    _execute(server, f'CREATE DATABASE "{name}" TEMPLATE "{template}"')
+    try:
+        yield database_dsn(server, name)
+    finally:
+        _execute(server, f'DROP DATABASE "{name}" WITH (FORCE)')
+
+
+@contextmanager
+def _server() -> Iterator[tuple[str, str]]:
+    given = os.environ.get(DSN_VARIABLE)
+    if given:
+        yield f"the server of {DSN_VARIABLE}", given
+    elif (container := _container()) is not None:
+        with container:
+            yield f"a container of {CONTAINER_IMAGE}", container.get_connection_url(driver=None)
+    else:
+        with _embedded_server() as dsn:
+            yield "the embedded server", dsn
+
+
+def _container() -> Any | None:
+    """A container ready to start, None where no Docker engine answers."""
+    try:
+        import docker
+        from docker.errors import DockerException
+
+        docker.from_env().close()
+    except (ImportError, DockerException):
+        return None
+    try:
+        from testcontainers.community.postgres import PostgresContainer
+    except ImportError:  # before testcontainers 4.14
+        from testcontainers.postgres import PostgresContainer
+    return PostgresContainer(CONTAINER_IMAGE)
+
+
+@contextmanager
+def _embedded_server() -> Iterator[str]:
+    from k1s0_event_store.sandbox import running_server
+
+    with (
+        tempfile.TemporaryDirectory(prefix="k1s0-") as folder,
+        running_server(Path(folder) / "data") as dsn,
+    ):
+        # Nothing here has to survive a power cut.
+        for setting in ("fsync", "full_page_writes", "synchronous_commit"):
+            _execute(dsn, f"ALTER SYSTEM SET {setting} = off")
+        _execute(dsn, "SELECT pg_reload_conf()")
+        yield dsn
+
+
+def _unique_name(kind: str) -> str:
+    return f"k1s0_{kind}_{os.getpid()}_{next(_numbers)}"
+
+
+def _execute(dsn: str, sql: str) -> Any:
+    """Run one statement outside a transaction; the first value of its answer, if it has one."""
+    import psycopg
+
+    with psycopg.connect(dsn, autocommit=True) as connection:
+        cursor = connection.execute(sql.encode())
+        row = cursor.fetchone() if cursor.description else None
+        return row[0] if row else None
