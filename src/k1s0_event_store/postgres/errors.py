@@ -84,7 +84,9 @@ def _from_state(state: str, cause: BaseException, message: str, schema: str) -> 
     if state in _SCHEMA:
         return SchemaError(schema, (message,))
     if state == "22012":
-        return RowsDroppedError("a trigger or rule on the events table dropped a row; nothing was stored", state)
+        return RowsDroppedError(
+            "a trigger or rule on the events table dropped a row; nothing was stored", state
+        )
     return DatabaseError(message, state)
 
 

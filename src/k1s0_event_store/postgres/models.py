@@ -24,6 +24,7 @@ from sqlalchemy import (
     text,
 )
 from sqlalchemy.dialects.postgresql import JSONB
+from sqlalchemy.dialects.postgresql.base import ischema_names
 from sqlalchemy.orm import DeclarativeBase, Mapped, mapped_column
 from sqlalchemy.types import UserDefinedType
 
@@ -41,6 +42,10 @@ class Xid8(UserDefinedType[str]):
 
     def get_col_spec(self, **_kw: Any) -> str:
         return "xid8"
+
+
+# So that reflection, also the app's autogenerate, knows the type instead of warning about it.
+ischema_names.setdefault("xid8", Xid8)
 
 
 class Base(DeclarativeBase):
@@ -100,9 +105,7 @@ class SnapshotRow(Base):
     """State of an aggregate after one of its events."""
 
     __tablename__ = "snapshots"
-    __table_args__ = (
-        PrimaryKeyConstraint("aggregate_type", "aggregate_id", "version", name="pk_snapshots"),
-    )
+    __table_args__ = (PrimaryKeyConstraint("aggregate_type", "aggregate_id", "version", name="pk_snapshots"),)
 
     aggregate_type: Mapped[str] = mapped_column(Text)
     aggregate_id: Mapped[str] = mapped_column(Text)

@@ -28,7 +28,7 @@ from k1s0_event_store.exceptions import (
     TransactionRequiredError,
 )
 from k1s0_event_store.jsontext import decode
-from k1s0_event_store.outcome import first_answer, is_met, require
+from k1s0_event_store.outcome import first_answer, require
 from k1s0_event_store.postgres.connection import Rows, Steps
 from k1s0_event_store.postgres.errors import (
     ConnectionLostError,
@@ -67,7 +67,7 @@ def append(
     batch = encode_batch(stream_id, events)
     if not batch:
         return require(stream_id, expected, (yield from current_version(sql, stream_id)))
-    query = _append_query(sql, stream_id, batch, expected)
+    query = _append_query(sql, stream_id, batch, expected, joined)
     while True:
         try:
             rows = yield query
@@ -90,7 +90,9 @@ def append(
             return answer
 
 
-def _append_query(sql: Statements, stream_id: StreamId, batch: Batch, expected: ExpectedVersion) -> Query:
+def _append_query(
+    sql: Statements, stream_id: StreamId, batch: Batch, expected: ExpectedVersion, joined: bool
+) -> Query:
     args: tuple[Any, ...] = (
         stream_id.aggregate_type,
         stream_id.aggregate_id,
@@ -106,8 +108,8 @@ def _append_query(sql: Statements, stream_id: StreamId, batch: Batch, expected: 
     if expected is STREAM_EXISTS:
         return Query(sql.append_existing, args)
     if expected == 0:
-        return Query(sql.append_new, args)
-    return Query(sql.append_at, (*args, expected))
+        return Query(sql.append_new_joined if joined else sql.append_new, args)
+    return Query(sql.append_at_joined if joined else sql.append_at, (*args, expected))
 
 
 def _refused(

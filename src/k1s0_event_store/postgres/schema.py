@@ -2,7 +2,7 @@
 
 The ways: `alembic upgrade head` in the repository, `k1s0-event-store db upgrade` from the wheel, and
 `upgrade(op, ...)` called from a revision of the app's own Alembic history. All three keep the
-same version table, `alembic_version` in our schema, and wait for each other on one advisory lock.
+same version table, `k1s0_event_store_version` in our schema, and wait for each other on one advisory lock.
 """
 
 from __future__ import annotations
@@ -17,7 +17,6 @@ from typing import Any, Final
 import sqlalchemy as sa
 from alembic.operations import Operations
 from alembic.runtime.migration import MigrationContext
-from sqlalchemy.dialects import postgresql
 
 from k1s0_event_store.config import DEFAULT_SCHEMA, check_schema
 from k1s0_event_store.exceptions import ConfigurationError, SchemaError
@@ -25,10 +24,11 @@ from k1s0_event_store.postgres.connection import Steps
 from k1s0_event_store.postgres.models import metadata_for
 from k1s0_event_store.postgres.statements import Query, statement
 
-_DIALECT: Final = postgresql.dialect()
+_DIALECT: Final = sa.make_url("postgresql://").get_dialect()()
 HEAD: Final = "head"
 BASE: Final = "base"
-VERSION_TABLE: Final = "alembic_version"
+# Not "alembic_version": in a schema shared with the app that name is the app's.
+VERSION_TABLE: Final = "k1s0_event_store_version"
 _TRIGGERS: Final = frozenset(
     {("streams", "trigger_streams_update_updated_at"), ("events", "trigger_events_append_only")}
 )
@@ -73,47 +73,57 @@ def upgrade(op: Operations | Any, schema: str = DEFAULT_SCHEMA, to: str = HEAD) 
     revision, or one below the database's.
     """
     connection = _connection(op)
-    _lock(connection, schema)
+    _lock(connection, check_schema(schema))
     target, current = _index(to), _index(current_revision(connection, schema))
     if to != HEAD and target < current:
-        raise ConfigurationError(f"the tables are at revision {_name(current)} already, above {to}: use downgrade")
+        raise ConfigurationError(
+            f"the tables are at revision {_name(current)} already, above {to}: use downgrade"
+        )
     _ensure_version_table(op, connection, schema)
     for index in range(current, target):
         _revisions()[index].up(op, schema)
-    _record(connection, schema, target)
+    if current != target:
+        _record(connection, schema, target)
 
 
 def downgrade(op: Operations | Any, schema: str = DEFAULT_SCHEMA, to: str = BASE) -> None:
     """Take our tables down to revision `to` ("base": all of them, with everything in them)."""
     connection = _connection(op)
-    _lock(connection, schema)
+    _lock(connection, check_schema(schema))
     target, current = _index(to), _index(current_revision(connection, schema))
     if target > current:
         raise ConfigurationError(f"the tables are at revision {_name(current)}, below {to}: use upgrade")
     for index in reversed(range(target, current)):
         _revisions()[index].down(op, schema)
-    if current:
+    if current != target:
         _record(connection, schema, target)
 
 
 def upgrade_database(connection: sa.Connection, schema: str = DEFAULT_SCHEMA, to: str = HEAD) -> None:
     """`upgrade` on a plain connection, in its transaction; async: `await connection.run_sync(...)`."""
-    upgrade(Operations(MigrationContext.configure(connection)), check_schema(schema), to)
+    upgrade(Operations(MigrationContext.configure(connection)), schema, to)
 
 
 def downgrade_database(connection: sa.Connection, schema: str = DEFAULT_SCHEMA, to: str = BASE) -> None:
     """`downgrade` on a plain connection, in its transaction."""
-    downgrade(Operations(MigrationContext.configure(connection)), check_schema(schema), to)
+    downgrade(Operations(MigrationContext.configure(connection)), schema, to)
 
 
 def include_object(schema: str = DEFAULT_SCHEMA) -> Callable[..., bool]:
-    """For `context.configure(include_object=...)`: autogenerate leaves our tables alone."""
+    """For `context.configure(include_object=...)`: autogenerate leaves our tables alone.
+
+    Other tables in `schema` stay the app's.
+    """
+    ours = {VERSION_TABLE, *(table.name for table in metadata_for(schema).sorted_tables)}
 
     def include(
         obj: sa.schema.SchemaItem, name: str | None, kind: str, reflected: bool, compare_to: object
     ) -> bool:
         table = obj if isinstance(obj, sa.Table) else getattr(obj, "table", None)
-        return getattr(table, "schema", None) != schema
+        if not isinstance(table, sa.Table) or table.name not in ours:
+            return True
+        # Tables of the default schema are reflected without a schema.
+        return (table.schema or "public") != schema
 
     return include
 
@@ -128,8 +138,8 @@ def current_revision(connection: sa.Connection, schema: str = DEFAULT_SCHEMA) ->
 def _connection(op: Operations | Any) -> sa.Connection:
     if op.get_context().as_sql:
         raise ConfigurationError(
-            "the event store's helpers need a live connection; for SQL scripts run `alembic upgrade head --sql` "
-            "on the event store's own migrations"
+            "the event store's helpers need a live connection; for SQL scripts run "
+            "`alembic upgrade head --sql` on the event store's own migrations"
         )
     connection: sa.Connection = op.get_bind()
     return connection
@@ -169,8 +179,8 @@ def _index(revision: str) -> int:
         return len(names) - 1
     if revision not in names:
         raise ConfigurationError(
-            f"revision {revision!r} is not known to this version of the library, it knows {', '.join(names)}; "
-            "a newer version may have migrated the database"
+            f"revision {revision!r} is not known to this version of the library, it knows "
+            f"{', '.join(names)}; a newer version may have migrated the database"
         )
     return names.index(revision)
 
@@ -184,11 +194,13 @@ SELECT c.relname, a.attname, format_type(a.atttypid, a.atttypmod)
 FROM pg_class AS c JOIN pg_namespace AS n ON n.oid = c.relnamespace
 JOIN pg_attribute AS a ON a.attrelid = c.oid AND a.attnum > 0 AND NOT a.attisdropped
 WHERE n.nspname = $1::text""")
-_INDEXES: Final = statement("SELECT tablename::text, indexname::text FROM pg_indexes WHERE schemaname = $1::text")
+_INDEXES: Final = statement(
+    "SELECT tablename::text, indexname::text FROM pg_indexes WHERE schemaname = $1::text"
+)
 _ENABLED_TRIGGERS: Final = statement("""
 SELECT c.relname, t.tgname
 FROM pg_trigger AS t JOIN pg_class AS c ON c.oid = t.tgrelid JOIN pg_namespace AS n ON n.oid = c.relnamespace
-WHERE n.nspname = $1::text AND NOT t.tgisinternal AND t.tgenabled <> 'D'""")
+WHERE n.nspname = $1::text AND NOT t.tgisinternal AND t.tgenabled IN ('O', 'A')""")
 
 
 def validate(schema: str) -> Steps[None]:
@@ -201,7 +213,11 @@ def validate(schema: str) -> Steps[None]:
     for table in metadata_for(schema).sorted_tables:
         if table.name in tables:
             problems += _column_problems(table, columns)
-            problems += [f"index {name} is missing" for name in _index_names(table) if (table.name, name) not in indexes]
+            problems += [
+                f"index {name} is missing"
+                for name in _index_names(table)
+                if (table.name, name) not in indexes
+            ]
         else:
             problems.append(f"table {table.name} is missing")
     problems += [
@@ -226,5 +242,7 @@ def _column_problems(table: sa.Table, columns: dict[tuple[str, str], str]) -> li
 
 
 def _index_names(table: sa.Table) -> list[str]:
-    constraints = [c for c in table.constraints if isinstance(c, sa.UniqueConstraint)]
-    return sorted(str(item.name) for item in [*table.indexes, *constraints])
+    constraints = (
+        c for c in table.constraints if isinstance(c, sa.UniqueConstraint | sa.PrimaryKeyConstraint)
+    )
+    return sorted([str(c.name) for c in constraints if c.name] + [str(i.name) for i in table.indexes])

@@ -33,7 +33,12 @@ class Query:
 
 
 def statement(sql: str, **names: str) -> Statement:
-    """`sql` with {names} replaced, in one pass: nothing inside a name is ever read as SQL."""
+    """`sql` with its fragments and {names} filled in.
+
+    Names go in last and in one pass: nothing inside a name is ever read as SQL or as a parameter.
+    """
+    for fragment, text in _FRAGMENTS.items():
+        sql = sql.replace(fragment, text)
 
     def fill(template: str, percent: str) -> str:
         return re.sub(r"\{(\w+)\}", lambda found: names[found[1]].replace("%", percent), template)
@@ -50,7 +55,7 @@ def quote_name(name: str) -> str:
 # $7 metadata, $8 times. The head row is locked and checked by `moved` before `inserted` draws the
 # first position, so that a stream's versions and positions have one order and a loser burns none.
 # Should a trigger or rule ever drop a row, the division by zero undoes the whole statement.
-_INSERT: Final = """,
+_INSERTED: Final = """,
 inserted AS (
     INSERT INTO {events} (aggregate_type, aggregate_id, version, event_id, event_type,
                           payload, metadata, occurred_at)
@@ -62,45 +67,46 @@ inserted AS (
 )
 SELECT version / ((SELECT count(*) FROM inserted) = $3::bigint)::int FROM moved"""
 
+# The ids are looked up first, in the index that the insert is about to touch, where the version does
+# not tell a repeated batch from a new one, and where an error would end the caller's transaction.
+_UNLESS_TAKEN: Final = """NOT EXISTS (
+          SELECT FROM {events} WHERE event_id = ANY ($4::uuid[]) AND aggregate_id = $2::text)"""
+
 # A stream at exactly $9. The UPDATE waits for a running writer and then checks its outcome
 # (EvalPlanQual): no separate lock is needed, and a refusal is an answer without a row.
 _APPEND_AT: Final = """
 WITH moved AS (
     UPDATE {streams} SET version = version + $3::bigint
     WHERE aggregate_type = $1::text AND aggregate_id = $2::text AND version = $9::bigint
+      AND {unless_taken}
     RETURNING version
-)""" + _INSERT
+){inserted}"""
 
 # A stream without events: no head row yet, or one that lock() left at version 0.
 _APPEND_NEW: Final = """
 WITH moved AS (
     INSERT INTO {streams} AS head (aggregate_type, aggregate_id, version)
-    VALUES ($1::text, $2::text, $3::bigint)
+    SELECT $1::text, $2::text, $3::bigint WHERE {unless_taken}
     ON CONFLICT (aggregate_type, aggregate_id) DO UPDATE SET version = excluded.version
         WHERE head.version = 0
     RETURNING version
-)""" + _INSERT
+){inserted}"""
 
-# Where the version does not tell a repeated batch from a new one, its ids are looked up first, in
-# the index that the insert is about to touch: a repeat is refused without an error.
-_TAKEN: Final = """
-SELECT FROM {events} WHERE event_id = ANY ($4::uuid[]) AND aggregate_id = $2::text"""
-
-_APPEND_ANY: Final = f"""
+_APPEND_ANY: Final = """
 WITH moved AS (
-    INSERT INTO {{streams}} AS head (aggregate_type, aggregate_id, version)
-    SELECT $1::text, $2::text, $3::bigint WHERE NOT EXISTS ({_TAKEN})
+    INSERT INTO {streams} AS head (aggregate_type, aggregate_id, version)
+    SELECT $1::text, $2::text, $3::bigint WHERE {unless_taken}
     ON CONFLICT (aggregate_type, aggregate_id) DO UPDATE SET version = head.version + $3::bigint
     RETURNING version
-)""" + _INSERT
+){inserted}"""
 
-_APPEND_EXISTING: Final = f"""
+_APPEND_EXISTING: Final = """
 WITH moved AS (
-    UPDATE {{streams}} SET version = version + $3::bigint
+    UPDATE {streams} SET version = version + $3::bigint
     WHERE aggregate_type = $1::text AND aggregate_id = $2::text AND version > 0
-      AND NOT EXISTS ({_TAKEN})
+      AND {unless_taken}
     RETURNING version
-)""" + _INSERT
+){inserted}"""
 
 # After a refusal: where the stream stands, and which of the ids are taken under this aggregate id.
 _REFUSED: Final = """
@@ -114,7 +120,8 @@ LEFT JOIN {events} AS e ON e.aggregate_id = $2::text AND e.event_id = ANY ($3::u
 _CURRENT_VERSION: Final = """
 SELECT version FROM {streams} WHERE aggregate_type = $1::text AND aggregate_id = $2::text"""
 
-_LOCK: Final = _CURRENT_VERSION + " FOR UPDATE"
+_LOCK: Final = """
+SELECT version FROM {streams} WHERE aggregate_type = $1::text AND aggregate_id = $2::text FOR UPDATE"""
 
 # A stream without a head row gets one at version 0 to be locked; readers take it for missing. The
 # update that changes nothing locks the row of whoever was faster.
@@ -123,19 +130,21 @@ INSERT INTO {streams} AS head (aggregate_type, aggregate_id, version) VALUES ($1
 ON CONFLICT (aggregate_type, aggregate_id) DO UPDATE SET version = head.version
 RETURNING version"""
 
-_COLUMNS: Final = "event_type, payload::text, metadata::text, event_id, occurred_at, version, recorded_at, position"
+_COLUMNS: Final = (
+    "event_type, payload::text, metadata::text, event_id, occurred_at, version, recorded_at, position"
+)
 
-_READ: Final = f"""
-SELECT {_COLUMNS} FROM {{events}}
+_READ: Final = """
+SELECT {columns} FROM {events}
 WHERE aggregate_type = $1::text AND aggregate_id = $2::text
   AND version >= $3::bigint AND version <= $4::bigint
-ORDER BY version {{direction}} LIMIT $5::bigint"""
+ORDER BY version {direction} LIMIT $5::bigint"""
 
 _SNAPSHOT_OF_NOW: Final = "SELECT pg_current_snapshot()::text"
 
 # Positions are drawn before commit: only what one snapshot sees is complete up to its end.
-_READ_ALL: Final = f"""
-SELECT aggregate_type, aggregate_id, {_COLUMNS} FROM {{events}}
+_READ_ALL: Final = """
+SELECT aggregate_type, aggregate_id, {columns} FROM {events}
 WHERE position > $1::bigint AND pg_visible_in_snapshot(tx, $2::text::pg_snapshot)
 ORDER BY position LIMIT $3::bigint"""
 
@@ -162,6 +171,12 @@ WHERE aggregate_type = $1::text AND aggregate_id = $2::text AND version <= $3::b
   AND ($4::bigint IS NULL OR schema_version = $4::bigint)
 ORDER BY version DESC LIMIT 1"""
 
+_FRAGMENTS: Final = {
+    "{inserted}": _INSERTED,
+    "{unless_taken}": _UNLESS_TAKEN,
+    "{columns}": _COLUMNS,
+}
+
 SAVEPOINT: Final = statement("SAVEPOINT k1s0_event_store_lock")
 ROLLBACK_TO_SAVEPOINT: Final = statement("ROLLBACK TO SAVEPOINT k1s0_event_store_lock")
 RELEASE_SAVEPOINT: Final = statement("RELEASE SAVEPOINT k1s0_event_store_lock")
@@ -175,8 +190,10 @@ class Statements:
 
     def __init__(self, schema: str) -> None:
         names = {table: f"{quote_name(schema)}.{table}" for table in ("streams", "events", "snapshots")}
-        self.append_at = statement(_APPEND_AT, **names)
-        self.append_new = statement(_APPEND_NEW, **names)
+        self.append_at = statement(_APPEND_AT.replace("{unless_taken}", "true"), **names)
+        self.append_new = statement(_APPEND_NEW.replace("{unless_taken}", "true"), **names)
+        self.append_at_joined = statement(_APPEND_AT, **names)
+        self.append_new_joined = statement(_APPEND_NEW, **names)
         self.append_any = statement(_APPEND_ANY, **names)
         self.append_existing = statement(_APPEND_EXISTING, **names)
         self.refused = statement(_REFUSED, **names)

@@ -7,7 +7,7 @@ from collections.abc import AsyncIterator, Iterator, Sequence
 from k1s0_event_store.envelope import EventEnvelope, EventVersion, ExpectedVersion, StreamId
 from k1s0_event_store.postgres import operations
 from k1s0_event_store.postgres.client import AsyncClient, SyncClient
-from k1s0_event_store.store import EventStore, SyncEventStore, check_span
+from k1s0_event_store.store import EventStore, Span, SyncEventStore, check_span
 
 
 class PostgresEventStore(AsyncClient, EventStore):
@@ -42,7 +42,7 @@ class PostgresEventStore(AsyncClient, EventStore):
     async def stream(
         self, stream_id: StreamId, from_version: int = 0, to_version: int | None = None
     ) -> AsyncIterator[EventEnvelope]:
-        span = operations.first_page(check_span(stream_id, from_version, to_version))
+        span: Span | None = operations.first_page(check_span(stream_id, from_version, to_version))
         while span is not None:
             page, span = await self._run(operations.load_page(self._sql, stream_id, span))
             for event in page:
@@ -90,7 +90,7 @@ class SyncPostgresEventStore(SyncClient, SyncEventStore):
     def stream(
         self, stream_id: StreamId, from_version: int = 0, to_version: int | None = None
     ) -> Iterator[EventEnvelope]:
-        span = operations.first_page(check_span(stream_id, from_version, to_version))
+        span: Span | None = operations.first_page(check_span(stream_id, from_version, to_version))
         while span is not None:
             page, span = self._run(operations.load_page(self._sql, stream_id, span))
             yield from page

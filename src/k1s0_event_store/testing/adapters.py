@@ -1,0 +1,96 @@
+"""Blocking stores behind the async contract, so that one suite tests both."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import AsyncIterator, Iterator, Sequence
+from typing import Any, Self, TypeVar
+
+from k1s0_event_store.envelope import EventEnvelope, EventVersion, ExpectedVersion, StreamId
+from k1s0_event_store.snapshot import Snapshot, SnapshotStore, SyncSnapshotStore
+from k1s0_event_store.store import EventStore, SyncEventStore
+
+T = TypeVar("T")
+
+
+class ThreadedEventStore(EventStore):
+    """A SyncEventStore whose calls run in threads: concurrent calls really race."""
+
+    def __init__(self, store: SyncEventStore) -> None:
+        self._store = store
+
+    def within(self, session: Any) -> Self:
+        return type(self)(self._store.within(session))
+
+    async def close(self) -> None:
+        await asyncio.to_thread(self._store.close)
+
+    async def append(
+        self, stream_id: StreamId, events: Sequence[EventEnvelope], expected_version: ExpectedVersion = None
+    ) -> EventVersion:
+        return await asyncio.to_thread(self._store.append, stream_id, events, expected_version)
+
+    async def load(
+        self,
+        stream_id: StreamId,
+        from_version: int = 0,
+        to_version: int | None = None,
+        *,
+        limit: int | None = None,
+        backwards: bool = False,
+    ) -> list[EventEnvelope]:
+        return await asyncio.to_thread(
+            self._store.load, stream_id, from_version, to_version, limit=limit, backwards=backwards
+        )
+
+    async def stream(
+        self, stream_id: StreamId, from_version: int = 0, to_version: int | None = None
+    ) -> AsyncIterator[EventEnvelope]:
+        async for event in _in_thread(self._store.stream(stream_id, from_version, to_version)):
+            yield event
+
+    async def current_version(self, stream_id: StreamId) -> EventVersion:
+        return await asyncio.to_thread(self._store.current_version, stream_id)
+
+    async def exists(self, stream_id: StreamId) -> bool:
+        return await asyncio.to_thread(self._store.exists, stream_id)
+
+    async def lock(self, stream_id: StreamId, wait: float | None = None) -> EventVersion:
+        return await asyncio.to_thread(self._store.lock, stream_id, wait)
+
+    async def read_all(self) -> AsyncIterator[EventEnvelope]:
+        async for event in _in_thread(self._store.read_all()):
+            yield event
+
+
+class ThreadedSnapshotStore(SnapshotStore):
+    """A SyncSnapshotStore whose calls run in threads."""
+
+    def __init__(self, store: SyncSnapshotStore) -> None:
+        self._store = store
+
+    @property
+    def snapshot_interval(self) -> int:
+        return self._store.snapshot_interval
+
+    def within(self, session: Any) -> Self:
+        return type(self)(self._store.within(session))
+
+    async def close(self) -> None:
+        await asyncio.to_thread(self._store.close)
+
+    async def save(self, stream_id: StreamId, version: int, state: Any, *, schema_version: int = 1) -> None:
+        await asyncio.to_thread(self._store.save, stream_id, version, state, schema_version=schema_version)
+
+    async def load_latest(
+        self, stream_id: StreamId, *, schema_version: int | None = None, max_version: int | None = None
+    ) -> Snapshot | None:
+        return await asyncio.to_thread(
+            self._store.load_latest, stream_id, schema_version=schema_version, max_version=max_version
+        )
+
+
+async def _in_thread(items: Iterator[T]) -> AsyncIterator[T]:
+    nothing: Any = object()
+    while (item := await asyncio.to_thread(next, items, nothing)) is not nothing:
+        yield item

@@ -1,0 +1,175 @@
+"""The contract suite on every store of the library, alone and inside a caller's transaction."""
+
+import asyncio
+
+import pytest
+from sqlalchemy import create_engine
+from sqlalchemy.ext.asyncio import AsyncSession, async_sessionmaker, create_async_engine
+from sqlalchemy.orm import Session
+
+from k1s0_event_store import (
+    EventStoreConfig,
+    InMemoryEventStore,
+    InMemorySnapshotStore,
+    PostgresEventStore,
+    PostgresSnapshotStore,
+    SyncInMemoryEventStore,
+    SyncInMemorySnapshotStore,
+    SyncPostgresEventStore,
+    SyncPostgresSnapshotStore,
+)
+from k1s0_event_store.testing.adapters import ThreadedEventStore, ThreadedSnapshotStore
+from k1s0_event_store.testing.contract import EventStoreContract, RacingContract, SnapshotContract
+
+
+class TestInMemory(EventStoreContract, RacingContract, SnapshotContract):
+    @pytest.fixture
+    def store(self):
+        return InMemoryEventStore()
+
+    @pytest.fixture
+    def snapshots(self):
+        return InMemorySnapshotStore()
+
+
+class TestSyncInMemory(EventStoreContract, RacingContract, SnapshotContract):
+    @pytest.fixture
+    def store(self):
+        return ThreadedEventStore(SyncInMemoryEventStore())
+
+    @pytest.fixture
+    def snapshots(self):
+        return ThreadedSnapshotStore(SyncInMemorySnapshotStore())
+
+
+class TestPostgres(EventStoreContract, RacingContract, SnapshotContract):
+    @pytest.fixture
+    def store(self, event_store):
+        return event_store
+
+    @pytest.fixture
+    def snapshots(self, snapshot_store):
+        return snapshot_store
+
+
+class TestSyncPostgres(EventStoreContract, RacingContract, SnapshotContract):
+    @pytest.fixture
+    def store(self, sync_event_store):
+        return ThreadedEventStore(sync_event_store)
+
+    @pytest.fixture
+    def snapshots(self, sync_snapshot_store):
+        return ThreadedSnapshotStore(sync_snapshot_store)
+
+
+class TestWithinAsyncSession(EventStoreContract, SnapshotContract):
+    @pytest.fixture
+    async def session(self, event_store):
+        async with AsyncSession(event_store.bind) as session:
+            yield session
+
+    @pytest.fixture
+    def store(self, event_store, session):
+        return event_store.within(session)
+
+    @pytest.fixture
+    def snapshots(self, snapshot_store, session):
+        return snapshot_store.within(session)
+
+    # Only what is committed is in the feed; the session's own events come with its commit.
+    async def test_read_all_gives_every_event_with_each_stream_in_order(self, store, session):
+        class Committing(type(store)):
+            async def append(self, *args):
+                answer = await store.append(*args)
+                await session.commit()
+                return answer
+
+        store_that_commits = Committing.__new__(Committing)
+        store_that_commits.__dict__.update(store.__dict__)
+        await super().test_read_all_gives_every_event_with_each_stream_in_order(store_that_commits)
+
+
+class TestWithinSession(EventStoreContract, SnapshotContract):
+    @pytest.fixture
+    def session(self, sync_event_store):
+        with Session(sync_event_store.bind) as session:
+            yield session
+
+    @pytest.fixture
+    def store(self, sync_event_store, session):
+        return ThreadedEventStore(sync_event_store.within(session))
+
+    @pytest.fixture
+    def snapshots(self, sync_snapshot_store, session):
+        return ThreadedSnapshotStore(sync_snapshot_store.within(session))
+
+    async def test_read_all_gives_every_event_with_each_stream_in_order(self, store, session):
+        class Committing(ThreadedEventStore):
+            async def append(self, *args):
+                answer = await super().append(*args)
+                await asyncio.to_thread(session.commit)
+                return answer
+
+        await super().test_read_all_gives_every_event_with_each_stream_in_order(Committing(store._store))
+
+
+class TestAppEngine(EventStoreContract, RacingContract, SnapshotContract):
+    """Bound to an engine of the app's, on psycopg's async side."""
+
+    @pytest.fixture
+    async def engine(self, event_store_dsn):
+        engine = create_async_engine(event_store_dsn.replace("postgresql://", "postgresql+psycopg://"))
+        yield engine
+        await engine.dispose()
+
+    @pytest.fixture
+    def store(self, engine):
+        return PostgresEventStore(bind=engine)
+
+    @pytest.fixture
+    def snapshots(self, engine):
+        return PostgresSnapshotStore(bind=engine)
+
+
+class TestAppSessionmaker(EventStoreContract, RacingContract, SnapshotContract):
+    """Bound to a sessionmaker of the app's: each call in a session of its own."""
+
+    @pytest.fixture
+    async def maker(self, event_store_dsn):
+        engine = create_async_engine(event_store_dsn.replace("postgresql://", "postgresql+asyncpg://"))
+        yield async_sessionmaker(engine)
+        await engine.dispose()
+
+    @pytest.fixture
+    def store(self, maker):
+        return PostgresEventStore(bind=maker)
+
+    @pytest.fixture
+    def snapshots(self, maker):
+        return PostgresSnapshotStore(bind=maker)
+
+
+class TestSyncAppEngine(EventStoreContract, RacingContract, SnapshotContract):
+    """Bound to a blocking engine of the app's, in a schema of another name."""
+
+    @pytest.fixture
+    def engine(self, event_store_dsn):
+        from k1s0_event_store.postgres.schema import upgrade_database
+
+        engine = create_engine(event_store_dsn.replace("postgresql://", "postgresql+psycopg://"))
+        with engine.begin() as connection:
+            upgrade_database(connection, 'Odd "schema" %s :x')
+        yield engine
+        engine.dispose()
+
+    @pytest.fixture
+    def config(self):
+        return EventStoreConfig(schema='Odd "schema" %s :x')
+
+    @pytest.fixture
+    def store(self, engine, config):
+        return ThreadedEventStore(SyncPostgresEventStore(config, bind=engine))
+
+    @pytest.fixture
+    def snapshots(self, engine, config):
+        return ThreadedSnapshotStore(SyncPostgresSnapshotStore(config, bind=engine))
