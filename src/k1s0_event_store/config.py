@@ -2,21 +2,31 @@
 
 from __future__ import annotations
 
+import ipaddress
+import math
 import re
 from collections.abc import Mapping
 from dataclasses import dataclass, field, fields
 from typing import Any, Final, Self
-from urllib.parse import parse_qsl, quote, unquote, urlencode, urlsplit, urlunsplit
+from urllib.parse import SplitResult, quote, unquote, urlsplit, urlunsplit
 
 from k1s0_event_store.exceptions import ConfigurationError
 
 DEFAULT_SCHEMA: Final = "eventstore"
 
 _SCHEMES: Final = frozenset(
-    {"postgresql", "postgres", "postgresql+asyncpg", "postgres+asyncpg", "postgresql+psycopg", "postgres+psycopg"}
+    name + driver for name in ("postgresql", "postgres") for driver in ("", "+asyncpg", "+psycopg")
 )
+_HOST: Final = re.compile(r"(\[[^\[\]]*\]|[^:\[\]]*)(:\d*)?")
 _SECRET_PARAMETERS: Final = frozenset({"password", "sslpassword"})
-_PARTS: Final = {"host", "port", "name", "user", "password", "ssl_mode"}
+_PARTS: Final = frozenset({"host", "port", "name", "user", "password", "ssl_mode"})
+_LEAST: Final = {
+    "snapshot_interval": 1,
+    "snapshots_kept": 1,
+    "pool_size": 0,
+    "max_overflow": -1,
+    "pool_recycle": -1,
+}
 _MASK: Final = "***"
 
 
@@ -49,18 +59,20 @@ class EventStoreConfig:
     connect_timeout: float = 10.0
     application_name: str = "k1s0-event-store"
     transaction_pooler: bool = False
-    engine_options: Mapping[str, Any] = field(default_factory=dict)
+    engine_options: Mapping[str, Any] = field(default_factory=dict, hash=False)
 
     def __post_init__(self) -> None:
         if self.dsn is not None:
             check_dsn(self.dsn)
         check_schema(self.schema)
-        for name, least in (
-            ("snapshot_interval", 1), ("snapshots_kept", 1), ("pool_size", 0), ("max_overflow", -1), ("pool_recycle", -1)
-        ):  # fmt: skip
-            _check_number(name, getattr(self, name), least, int)
+        for name, least in _LEAST.items():
+            _check_whole_number(name, getattr(self, name), least)
         for name in ("pool_timeout", "connect_timeout"):
-            _check_number(name, getattr(self, name), 0, (int, float))
+            _check_seconds(name, getattr(self, name))
+        for name in ("pool_pre_ping", "transaction_pooler"):
+            _check_type(name, getattr(self, name), bool, "True or False")
+        _check_type("application_name", self.application_name, str, "a string")
+        _check_type("engine_options", self.engine_options, Mapping, "a mapping")
 
     @property
     def masked_dsn(self) -> str | None:
@@ -69,10 +81,9 @@ class EventStoreConfig:
 
     def __repr__(self) -> str:
         shown = [f"dsn={self.masked_dsn!r}"]
-        shown += [
-            f"{f.name}={getattr(self, f.name)!r}" for f in fields(self) if f.name not in {"dsn", "engine_options"}
-        ]
-        shown.append(f"engine_options={sorted(self.engine_options)}")
+        names = [f.name for f in fields(self) if f.name not in {"dsn", "engine_options"}]
+        shown += [f"{name}={getattr(self, name)!r}" for name in names]
+        shown.append(f"engine_options={sorted(map(str, self.engine_options))}")
         return f"{type(self).__name__}({', '.join(shown)})"
 
     @classmethod
@@ -82,35 +93,33 @@ class EventStoreConfig:
         Keys are the fields of this class; instead of `dsn` there may be `url`, or the parts
         `host`, `port`, `name`, `user`, `password`, `ssl_mode`.
         """
-        given = dict(section)
-        if "url" in given:
-            given.setdefault("dsn", given.pop("url"))
-        parts = {key: given.pop(key) for key in _PARTS & given.keys()}
-        if parts and "dsn" in given:
-            raise ConfigurationError(f"give either dsn or its parts ({', '.join(sorted(parts))}), not both")
-        if parts:
-            given["dsn"] = _dsn_from_parts(parts)
-        unknown = given.keys() - {f.name for f in fields(cls)}
+        _check_type("a section of the configuration", section, Mapping, "a mapping of settings")
+        names = {f.name for f in fields(cls)}
+        unknown = section.keys() - names - _PARTS - {"url"}
         if unknown:
-            known = ", ".join(sorted({f.name for f in fields(cls)} | _PARTS | {"url"}))
-            raise ConfigurationError(f"unknown settings: {', '.join(sorted(map(str, unknown)))}; known are {known}")
-        return cls(**given)
+            raise ConfigurationError(
+                f"unknown settings: {', '.join(sorted(map(str, unknown)))}; "
+                f"known are {', '.join(sorted({*names, *_PARTS, 'url'}))}"
+            )
+        given = {key: value for key, value in section.items() if key in names}
+        dsn = _dsn_from_section(section)
+        return cls(**given) if dsn is None else cls(**{**given, "dsn": dsn})
 
     @classmethod
     def from_url(cls, url: str) -> Self:
         """From one URL; `schema`, `snapshot_interval` and `snapshots_kept` may stand in its query."""
-        check_dsn(url)
-        split = urlsplit(url)
+        split = urlsplit(check_dsn(url))
         settings: dict[str, Any] = {}
-        rest: list[tuple[str, str]] = []
-        for key, value in parse_qsl(split.query, keep_blank_values=True):
+        rest: list[str] = []
+        for part in _query_parts(split):
+            key, value = (unquote(text) for text in part.split("=", 1))
             if key == "schema":
                 settings[key] = value
             elif key in {"snapshot_interval", "snapshots_kept"}:
                 settings[key] = _parse_int(key, value)
             else:
-                rest.append((key, value))
-        return cls(dsn=urlunsplit(split._replace(query=urlencode(rest, quote_via=quote))), **settings)
+                rest.append(part)
+        return cls(dsn=urlunsplit(split._replace(query="&".join(rest))), **settings)
 
 
 def check_dsn(dsn: object) -> str:
@@ -119,15 +128,37 @@ def check_dsn(dsn: object) -> str:
         raise ConfigurationError(f"dsn must be a string, not {type(dsn).__name__}")
     scheme, found, _ = dsn.partition("://")
     if not found or scheme not in _SCHEMES:
-        hint = f"the scheme {scheme!r}" if found and re.fullmatch(r"[\w+.-]{1,40}", scheme) else "another form"
+        named = found and re.fullmatch(r"[\w+.-]{1,40}", scheme)
         raise ConfigurationError(
-            f"dsn must be a URL like postgresql://user:password@host:5432/database, got {hint}"
+            "dsn must be a URL like postgresql://user:password@host:5432/database, got "
+            + (f"the scheme {scheme!r}" if named else "another form")
         )
-    try:
-        urlsplit(dsn).netloc.encode()
-    except ValueError:
-        raise ConfigurationError("dsn is no valid URL: quote special characters in user and password") from None
+    if not _is_valid(dsn):
+        raise ConfigurationError(
+            "dsn is no valid URL: ports are numbers, the query is key=value&key=value, and special "
+            "characters in user, password and database are quoted (@ as %40, / as %2F, # as %23)"
+        )
     return dsn
+
+
+def _is_valid(dsn: str) -> bool:
+    """False too where a special character in a password would be taken for the end of the host."""
+    try:
+        dsn.encode()
+        split = urlsplit(dsn)
+    except ValueError:
+        return False
+    hosts = split.netloc.rpartition("@")[2].split(",")
+    return (
+        all(_HOST.fullmatch(host) for host in hosts)
+        and "@" not in split.path
+        and "#" not in dsn
+        and all("=" in part for part in _query_parts(split))
+    )
+
+
+def _query_parts(split: SplitResult) -> list[str]:
+    return [part for part in split.query.split("&") if part]
 
 
 def mask_dsn(dsn: str) -> str:
@@ -135,12 +166,14 @@ def mask_dsn(dsn: str) -> str:
     split = urlsplit(dsn)
     user, at, hosts = split.netloc.rpartition("@")
     name, colon, _ = user.partition(":")
+    query = "&".join(map(_mask_parameter, _query_parts(split)))
     netloc = f"{name}{colon}{_MASK if colon else ''}{at}{hosts}"
-    query = "&".join(
-        f"{part.partition('=')[0]}={_MASK}" if unquote(part.partition("=")[0]) in _SECRET_PARAMETERS else part
-        for part in split.query.split("&")
-    )
     return urlunsplit(split._replace(netloc=netloc, query=query))
+
+
+def _mask_parameter(part: str) -> str:
+    key = part.partition("=")[0]
+    return f"{key}={_MASK}" if unquote(key) in _SECRET_PARAMETERS else part
 
 
 def check_schema(schema: object) -> str:
@@ -158,9 +191,19 @@ def check_schema(schema: object) -> str:
     return schema
 
 
-def _check_number(name: str, value: object, least: int, kind: type | tuple[type, ...]) -> None:
-    if isinstance(value, bool) or not isinstance(value, kind) or not value >= least:  # type: ignore[operator]
-        raise ConfigurationError(f"{name} must be a number of at least {least}, not {value!r}")
+def _check_type(name: str, value: object, kind: type, wanted: str) -> None:
+    if not isinstance(value, kind):
+        raise ConfigurationError(f"{name} must be {wanted}, not {type(value).__name__}")
+
+
+def _check_whole_number(name: str, value: object, least: int) -> None:
+    if isinstance(value, bool) or not isinstance(value, int) or value < least:
+        raise ConfigurationError(f"{name} must be a whole number of at least {least}, not {value!r}")
+
+
+def _check_seconds(name: str, value: object) -> None:
+    if isinstance(value, bool) or not isinstance(value, int | float) or not 0 <= value < math.inf:
+        raise ConfigurationError(f"{name} must be seconds from 0 on, not {value!r}")
 
 
 def _parse_int(name: str, value: str) -> int:
@@ -170,12 +213,38 @@ def _parse_int(name: str, value: str) -> int:
         raise ConfigurationError(f"{name} must be a whole number, not {value!r}") from None
 
 
+def _dsn_from_section(section: Mapping[str, Any]) -> str | None:
+    """The one of `dsn`, `url` and the parts that is given; an empty one counts as not given."""
+    ways: dict[str, Any] = {key: section[key] for key in ("dsn", "url") if section.get(key) is not None}
+    parts = {key: section[key] for key in _PARTS & section.keys() if section[key] not in (None, "")}
+    if parts:
+        ways[f"its parts ({', '.join(sorted(parts))})"] = _dsn_from_parts(parts)
+    if len(ways) > 1:
+        raise ConfigurationError(f"give one of {' and '.join(ways)}, not both")
+    return next(iter(ways.values()), None)
+
+
 def _dsn_from_parts(parts: Mapping[str, Any]) -> str:
     missing = {"host", "name"} - parts.keys()
     if missing:
         raise ConfigurationError(f"the database's {' and '.join(sorted(missing))} must be given")
-    user = quote(str(parts.get("user", "")), safe="")
-    password = f":{quote(str(parts['password']), safe='')}" if parts.get("password") else ""
-    query = f"?sslmode={quote(str(parts['ssl_mode']))}" if "ssl_mode" in parts else ""
-    at = "@" if user else ""
-    return f"postgresql://{user}{password}{at}{parts['host']}:{parts.get('port', 5432)}/{quote(str(parts['name']))}{query}"
+    text = {key: quote(str(value), safe="") for key, value in parts.items()}
+    login = text.get("user", "") + (f":{text['password']}" if "password" in text else "")
+    at = "@" if login else ""
+    query = f"?sslmode={text['ssl_mode']}" if "ssl_mode" in text else ""
+    host, port = _host(str(parts["host"])), _port(parts.get("port", 5432))
+    return f"postgresql://{login}{at}{host}:{port}/{text['name']}{query}"
+
+
+def _host(host: str) -> str:
+    try:
+        return f"[{ipaddress.IPv6Address(host)}]"
+    except ValueError:
+        return quote(host, safe="")
+
+
+def _port(port: object) -> int:
+    number = _parse_int("port", str(port))
+    if not 0 < number < 65536:
+        raise ConfigurationError(f"port must be from 1 to 65535, not {port!r}")
+    return number

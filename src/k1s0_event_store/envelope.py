@@ -44,8 +44,15 @@ class EventVersion(int):
 def check_version(value: object, what: str) -> int:
     """Return `value` if it is a whole number from 0 to 2**63 - 1, else raise InvalidInputError."""
     if isinstance(value, bool) or not isinstance(value, int) or not 0 <= value <= MAX_VERSION:
-        raise InvalidInputError(f"{what} must be a whole number from 0 on, not {value!r}")
+        raise InvalidInputError(f"{what} must be a whole number from 0 to 2**63 - 1, not {_shown(value)}")
     return value
+
+
+def _shown(value: object) -> str:
+    """`value` for a message; Python refuses to print a number of thousands of digits."""
+    if isinstance(value, int) and value.bit_length() > 1000:
+        return f"a number of {value.bit_length()} bits"
+    return repr(value)
 
 
 def check_expected_version(value: object) -> ExpectedVersion:
@@ -158,7 +165,10 @@ class EventEnvelope:
 def _as_utc(value: object) -> datetime:
     if not isinstance(value, datetime) or value.utcoffset() is None:
         raise InvalidInputError(f"occurred_at must be a timezone-aware datetime, not {value!r}")
-    return value.astimezone(UTC)
+    try:
+        return value.astimezone(UTC)
+    except OverflowError:
+        raise InvalidInputError(f"occurred_at must be in the years 1 to 9999 in UTC, not {value!r}") from None
 
 
 def stored_envelope(

@@ -1,19 +1,27 @@
 """JSON as the store keeps it: text on the way in, text on the way out, nothing lost between.
 
 Values are encoded as pydantic does (`Decimal`, `UUID`, `datetime`, dataclasses, models). What
-PostgreSQL's jsonb cannot keep (NaN, infinities, NUL characters, lone surrogates) is refused here.
+PostgreSQL's jsonb cannot keep (NaN, infinities, NUL characters, lone surrogates), or nobody could read back
+(numbers of more than 4,300 digits), is refused here.
 """
 
 from __future__ import annotations
 
 import json
-from typing import Any
+from typing import Any, Final
 
 from pydantic_core import PydanticSerializationError, from_json, to_json
 
 from k1s0_event_store.exceptions import CorruptDataError
 
-_SUSPECTS = (b"NaN", b"Infinity", b"\\u0000")
+MAX_DIGITS: Final = 4300
+"""Digits that a number may have: more are never read back (Python's own limit, and the parser's)."""
+
+_SUSPECTS: Final = (b"NaN", b"Infinity", b"\\u0000")
+_ONLY_DIGITS: Final = bytes(
+    ord("0") if chr(byte).isascii() and chr(byte).isdigit() else 0 for byte in range(256)
+)
+_TOO_LONG: Final = b"0" * (MAX_DIGITS + 1)
 
 
 def encode(value: object) -> str:
@@ -22,22 +30,32 @@ def encode(value: object) -> str:
         return "{}"
     try:
         text = to_json(value)
+        if _is_suspect(text):
+            _check_closely(text)
     except (PydanticSerializationError, ValueError, RecursionError) as exc:
         raise ValueError(f"not JSON: {exc}") from exc
-    # The three are rare and may stand in harmless strings: look closer only where one was seen.
-    for suspect in _SUSPECTS:
-        if suspect in text:
-            _check_closely(text)
-            break
     return text.decode()
 
 
+def _is_suspect(text: bytes) -> bool:
+    """True if `text` holds what may have to be refused, or a harmless string that looks like it."""
+    for suspect in _SUSPECTS:
+        if suspect in text:
+            return True
+    return len(text) > MAX_DIGITS and _TOO_LONG in text.translate(_ONLY_DIGITS)
+
+
 def _check_closely(text: bytes) -> None:
-    _refuse_nul(json.loads(text, parse_constant=_refuse_constant))
+    _refuse_nul(json.loads(text, parse_constant=_refuse_constant, parse_int=_refuse_long))
 
 
 def _refuse_constant(name: str) -> None:
-    raise ValueError(f"not JSON: {name} is no JSON number; use null or a string")
+    raise ValueError(f"{name} is no JSON number; use null or a string")
+
+
+def _refuse_long(digits: str) -> None:
+    if len(digits.lstrip("-")) > MAX_DIGITS:
+        raise ValueError(f"a number has more than {MAX_DIGITS} digits; use a string")
 
 
 def _refuse_nul(value: object) -> None:

@@ -16,6 +16,7 @@ from typing import Any, Self
 from uuid import UUID
 
 from k1s0_event_store.batch import Batch, check_stream_id, encode_batch
+from k1s0_event_store.config import EventStoreConfig
 from k1s0_event_store.envelope import (
     EventEnvelope,
     EventVersion,
@@ -124,8 +125,12 @@ class _Log:
             return EventVersion(len(self._streams.get(check_stream_id(stream_id), ())))
 
     def _check_open(self) -> None:
-        if self.closed:
-            raise StoreClosedError("this in-memory store was closed; make a new one")
+        _check_open(self.closed)
+
+
+def _check_open(closed: bool) -> None:
+    if closed:
+        raise StoreClosedError("this in-memory store was closed; make a new one")
 
 
 class SyncInMemoryEventStore(SyncEventStore):
@@ -223,12 +228,16 @@ class InMemoryEventStore(EventStore):
 class _Snapshots:
     """The snapshots of one store, by stream and ascending version, states as JSON text."""
 
-    def __init__(self, kept: int) -> None:
-        self._kept = kept
+    def __init__(self, interval: int, kept: int) -> None:
+        checked = EventStoreConfig(snapshot_interval=interval, snapshots_kept=kept)
+        self.interval = checked.snapshot_interval
+        self.closed = False
+        self._kept = checked.snapshots_kept
         self._lock = threading.Lock()
         self._streams: dict[StreamId, list[tuple[int, str, datetime, int]]] = {}
 
     def save(self, stream_id: StreamId, version: int, state: Any, schema_version: int) -> None:
+        _check_open(self.closed)
         text = encode_state(stream_id, version, state, schema_version)
         with self._lock:
             rows = [row for row in self._streams.get(stream_id, []) if row[0] != version]
@@ -239,6 +248,7 @@ class _Snapshots:
     def load_latest(
         self, stream_id: StreamId, schema_version: int | None, max_version: int | None
     ) -> Snapshot | None:
+        _check_open(self.closed)
         last = check_snapshot_query(stream_id, schema_version, max_version)
         with self._lock:
             rows = list(self._streams.get(stream_id, ()))
@@ -252,15 +262,17 @@ class SyncInMemorySnapshotStore(SyncSnapshotStore):
     """Blocking snapshot store in memory."""
 
     def __init__(self, *, snapshot_interval: int = 50, snapshots_kept: int = 2) -> None:
-        self._interval = snapshot_interval
-        self._snapshots = _Snapshots(snapshots_kept)
+        self._snapshots = _Snapshots(snapshot_interval, snapshots_kept)
 
     @property
     def snapshot_interval(self) -> int:
-        return self._interval
+        return self._snapshots.interval
 
     def within(self, session: Any) -> Self:
         return self
+
+    def close(self) -> None:
+        self._snapshots.closed = True
 
     def save(self, stream_id: StreamId, version: int, state: Any, *, schema_version: int = 1) -> None:
         self._snapshots.save(stream_id, version, state, schema_version)
@@ -275,15 +287,17 @@ class InMemorySnapshotStore(SnapshotStore):
     """Snapshot store in memory."""
 
     def __init__(self, *, snapshot_interval: int = 50, snapshots_kept: int = 2) -> None:
-        self._interval = snapshot_interval
-        self._snapshots = _Snapshots(snapshots_kept)
+        self._snapshots = _Snapshots(snapshot_interval, snapshots_kept)
 
     @property
     def snapshot_interval(self) -> int:
-        return self._interval
+        return self._snapshots.interval
 
     def within(self, session: Any) -> Self:
         return self
+
+    async def close(self) -> None:
+        self._snapshots.closed = True
 
     async def save(self, stream_id: StreamId, version: int, state: Any, *, schema_version: int = 1) -> None:
         self._snapshots.save(stream_id, version, state, schema_version)

@@ -46,7 +46,7 @@ class SnapshotStore(SnapshotSchedule):
 
     async def close(self) -> None:
         """Release what the store itself opened; every later call raises StoreClosedError."""
-        return None
+        return
 
     async def __aenter__(self) -> Self:
         return self
@@ -77,7 +77,7 @@ class SyncSnapshotStore(SnapshotSchedule):
 
     def close(self) -> None:
         """See SnapshotStore.close."""
-        return None
+        return
 
     def __enter__(self) -> Self:
         return self

@@ -51,7 +51,7 @@ class EventStore(ABC):
 
     async def close(self) -> None:
         """Release what the store itself opened; every later call raises StoreClosedError."""
-        return None
+        return
 
     async def __aenter__(self) -> Self:
         return self
@@ -159,7 +159,7 @@ class SyncEventStore(ABC):
 
     def close(self) -> None:
         """See EventStore.close."""
-        return None
+        return
 
     def __enter__(self) -> Self:
         return self
@@ -238,7 +238,7 @@ def replay_start(snapshot: Snapshot | None, initial: S, restore: Callable[[Any],
 
 @dataclass(frozen=True, slots=True)
 class Span:
-    """A checked range of versions: both ends included, at most `limit` events, oldest first unless backwards."""
+    """A checked range of versions, both ends included; at most `limit` events, oldest first or backwards."""
 
     first: int
     last: int

@@ -1,7 +1,7 @@
 """The tables as declarative classes: their shape, for queries and for Alembic's comparison.
 
-The stores do not write through these classes: append-only data needs no identity map. Triggers
-and functions stand in the migrations.
+The stores do not write through these classes: append-only data needs no identity map. Triggers,
+functions and storage settings stand in the migrations (SQLAlchemy 2.0 knows no fillfactor for tables).
 """
 
 from __future__ import annotations
@@ -61,7 +61,6 @@ class StreamRow(Base):
     __table_args__ = (
         PrimaryKeyConstraint("aggregate_type", "aggregate_id", name=STREAMS_KEY),
         CheckConstraint("version >= 0", name="chk_streams_version"),
-        {"postgresql_with": {"fillfactor": "80"}},
     )
 
     aggregate_type: Mapped[str] = mapped_column(Text)

@@ -182,9 +182,11 @@ def _container() -> Any | None:
     try:
         import docker
         from docker.errors import DockerException
-
+    except ImportError:
+        return None
+    try:
         docker.from_env().close()
-    except (ImportError, DockerException):
+    except DockerException:
         return None
     try:
         from testcontainers.community.postgres import PostgresContainer

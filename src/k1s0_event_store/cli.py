@@ -1,0 +1,214 @@
+"""The command line: the demo, and the tables of a database."""
+
+from __future__ import annotations
+
+import asyncio
+import subprocess
+from functools import partial
+from importlib.metadata import version
+from pathlib import Path
+from typing import Annotated, Any, Final
+
+import sqlalchemy as sa
+import typer
+from rich.console import Console
+from typer.core import TyperGroup
+
+from k1s0_event_store.config import DEFAULT_SCHEMA, EventStoreConfig
+from k1s0_event_store.demo.database import in_transaction, server
+from k1s0_event_store.demo.run import prepare, run_demo
+from k1s0_event_store.exceptions import EventStoreError, SchemaError
+from k1s0_event_store.postgres.models import metadata_for
+from k1s0_event_store.postgres.schema import (
+    BASE,
+    HEAD,
+    current_revision,
+    downgrade_database,
+    head_revision,
+    upgrade_database,
+)
+from k1s0_event_store.postgres.store import PostgresEventStore
+
+DSN_VARIABLE: Final = "K1S0_EVENT_STORE_DSN"
+SCHEMA_VARIABLE: Final = "K1S0_EVENT_STORE_SCHEMA"
+STOPPED_BY_USER: Final = 130
+
+
+class _ReportingGroup(TyperGroup):
+    """Commands whose errors are one line on stderr and exit code 1; `--debug` shows the traceback."""
+
+    def invoke(self, ctx: Any) -> Any:
+        try:
+            return super().invoke(ctx)
+        except (EventStoreError, OSError, subprocess.SubprocessError) as exc:
+            if ctx.params.get("debug"):
+                raise
+            typer.echo(f"error: {' '.join(str(exc).split())}", err=True)
+            raise typer.Exit(1) from exc
+
+
+app = typer.Typer(
+    cls=_ReportingGroup,
+    no_args_is_help=True,
+    add_completion=False,
+    pretty_exceptions_enable=False,
+    help="An event store inside your own PostgreSQL database.",
+)
+db = typer.Typer(no_args_is_help=True, help="Make, change and check the tables.")
+app.add_typer(db, name="db")
+
+Dsn = Annotated[str, typer.Option("--dsn", envvar=DSN_VARIABLE, help="URL of the database.")]
+Schema = Annotated[str, typer.Option("--schema", envvar=SCHEMA_VARIABLE, help="Schema of the tables.")]
+
+
+def main() -> None:
+    """Entry point of the command `k1s0-event-store`."""
+    app()
+
+
+def _print_version(wanted: bool) -> None:
+    if wanted:
+        typer.echo(f"k1s0-event-store {version('k1s0-event-store')}")
+        raise typer.Exit
+
+
+@app.callback()
+def _options(
+    debug: Annotated[bool, typer.Option("--debug", help="Show the traceback of an error.")] = False,
+    version: Annotated[
+        bool,
+        typer.Option("--version", is_eager=True, callback=_print_version, help="Show the version and stop."),
+    ] = False,
+) -> None:
+    """Options of every command."""
+
+
+@app.command()
+def demo(
+    folder: Annotated[
+        Path, typer.Option("--folder", help="Where the embedded PostgreSQL keeps its data; it stays.")
+    ] = Path(".sandbox"),
+    dsn: Annotated[
+        str | None, typer.Option("--dsn", help="Run on this database, not on the embedded PostgreSQL.")
+    ] = None,
+    schema: Schema = DEFAULT_SCHEMA,
+    file: Annotated[
+        Path | None,
+        typer.Option("--file", help="CSV file of flights, plain or .gz, instead of January 2013."),
+    ] = None,
+    skip_bad_rows: Annotated[
+        bool, typer.Option("--skip-bad-rows", help="Report rows that are no flights and go on.")
+    ] = False,
+) -> None:
+    """Take in a month of real flights and show what the store does.
+
+    The environment's DSN is not used: the demo writes 80,000 events only where it is told to.
+    """
+    console = Console()
+    config = None if dsn is None else EventStoreConfig(dsn=dsn, schema=schema)
+    streams = prepare(console, file, skip_bad_rows)
+    console.print(_place(config, folder), markup=False, highlight=False, soft_wrap=True)
+    try:
+        with server(dsn, folder) as live:
+            asyncio.run(run_demo(EventStoreConfig(dsn=live, schema=schema), streams, console))
+    except KeyboardInterrupt:
+        typer.echo("stopped; the same command goes on where it stopped", err=True)
+        raise typer.Exit(STOPPED_BY_USER) from None
+
+
+def _place(config: EventStoreConfig | None, folder: Path) -> str:
+    if config is None:
+        return f"embedded PostgreSQL in {folder} (delete the folder to begin again)"
+    return f"database {config.masked_dsn}, schema {config.schema}"
+
+
+@db.command()
+def upgrade(
+    dsn: Dsn,
+    schema: Schema = DEFAULT_SCHEMA,
+    to: Annotated[str, typer.Option("--to", help="Revision to go to.")] = HEAD,
+) -> None:
+    """Make the tables, or bring them up to a revision."""
+    config = EventStoreConfig(dsn=dsn, schema=schema)
+    before, after = asyncio.run(in_transaction(config, partial(_upgrade, schema=schema, to=to)))
+    _report_move(config, before, after)
+
+
+@db.command()
+def downgrade(
+    dsn: Dsn,
+    to: Annotated[str, typer.Option("--to", help="Revision to go to; base: no tables are left.")],
+    schema: Schema = DEFAULT_SCHEMA,
+    yes: Annotated[bool, typer.Option("--yes", help="Do not ask.")] = False,
+) -> None:
+    """Take the tables down to a revision. What later revisions made is destroyed."""
+    config = EventStoreConfig(dsn=dsn, schema=schema)
+    loss = asyncio.run(in_transaction(config, partial(_loss, schema=schema, to=to)))
+    if loss is not None:
+        typer.echo(f"{config.masked_dsn}, schema {schema}: {loss}")
+    if loss is not None and not yes:
+        typer.confirm("Go on?", abort=True)
+    before, after = asyncio.run(in_transaction(config, partial(_downgrade, schema=schema, to=to)))
+    _report_move(config, before, after)
+
+
+@db.command()
+def check(dsn: Dsn, schema: Schema = DEFAULT_SCHEMA) -> None:
+    """Say at which revision the tables are; exit code 1 if it is not the newest."""
+    config = EventStoreConfig(dsn=dsn, schema=schema)
+    current = asyncio.run(in_transaction(config, partial(current_revision, schema=schema)))
+    typer.echo(f"{config.masked_dsn}, schema {schema}")
+    typer.echo(f"current revision: {current}\nnewest revision:  {head_revision()}")
+    if current != head_revision():
+        typer.echo("not at the newest revision: run `k1s0-event-store db upgrade`", err=True)
+        raise typer.Exit(1)
+
+
+@db.command()
+def validate(dsn: Dsn, schema: Schema = DEFAULT_SCHEMA) -> None:
+    """Compare the tables with what this version expects; exit code 1 if something differs."""
+    config = EventStoreConfig(dsn=dsn, schema=schema)
+    try:
+        asyncio.run(_validate(config))
+    except SchemaError as exc:
+        for problem in exc.problems:
+            typer.echo(f"problem: {problem}", err=True)
+        raise
+    typer.echo(f"{config.masked_dsn}, schema {schema}: the tables are as expected")
+
+
+async def _validate(config: EventStoreConfig) -> None:
+    async with PostgresEventStore(config) as store:
+        await store.validate()
+
+
+def _upgrade(connection: sa.Connection, schema: str, to: str) -> tuple[str, str]:
+    before = current_revision(connection, schema)
+    upgrade_database(connection, schema, to)
+    return before, current_revision(connection, schema)
+
+
+def _downgrade(connection: sa.Connection, schema: str, to: str) -> tuple[str, str]:
+    before = current_revision(connection, schema)
+    downgrade_database(connection, schema, to)
+    return before, current_revision(connection, schema)
+
+
+def _loss(connection: sa.Connection, schema: str, to: str) -> str | None:
+    """What a downgrade destroys, counted; None where there is nothing to take down."""
+    if current_revision(connection, schema) in {BASE, head_revision() if to == HEAD else to}:
+        return None
+    if to != BASE:
+        return f"Everything that was made after revision {to} will be destroyed, with its data."
+    counts = [
+        f"{connection.execute(sa.select(sa.func.count()).select_from(table)).scalar_one():,} {table.name}"
+        for table in metadata_for(schema).sorted_tables
+    ]
+    return (
+        f"All tables will be destroyed, with everything in them: {', '.join(counts)}. There is no way back."
+    )
+
+
+def _report_move(config: EventStoreConfig, before: str, after: str) -> None:
+    moved = f"at revision {after} already" if before == after else f"revision {before} -> {after}"
+    typer.echo(f"{config.masked_dsn}, schema {config.schema}: {moved}")

@@ -1,0 +1,1 @@
+"""The demo: a month of real flights as events, see `run.run_demo`."""

@@ -1,0 +1,190 @@
+"""The run of the demo: flights in, snapshots, a race, and what the events say in the end."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from functools import partial
+from pathlib import Path
+
+from rich import box
+from rich.console import Console
+from rich.progress import BarColumn, Progress, ProgressColumn, Task, TaskID, TextColumn, TimeRemainingColumn
+from rich.table import Table
+from rich.text import Text
+
+from k1s0_event_store.config import EventStoreConfig
+from k1s0_event_store.demo.airports import Reading, read_airports
+from k1s0_event_store.demo.database import in_transaction
+from k1s0_event_store.demo.flights import FlightRowError, events_by_aircraft, flights_path, read_flights
+from k1s0_event_store.demo.intake import Intake, take_in
+from k1s0_event_store.demo.logbook import Comparison, compare
+from k1s0_event_store.demo.race import RACE, Finish, race
+from k1s0_event_store.envelope import EventEnvelope, EventVersion, StreamId
+from k1s0_event_store.postgres.schema import upgrade_database
+from k1s0_event_store.postgres.snapshot import PostgresSnapshotStore
+from k1s0_event_store.postgres.store import PostgresEventStore
+from k1s0_event_store.store import EventStore
+
+Streams = Mapping[StreamId, Sequence[EventEnvelope]]
+
+
+@dataclass(frozen=True, slots=True)
+class DemoResult:
+    """What a run did and found."""
+
+    intake: Intake
+    comparison: Comparison
+    finishes: list[Finish]
+    reading: Reading
+
+
+def prepare(console: Console, path: Path | None = None, skip_bad_rows: bool = False) -> Streams:
+    """The events of a file (None: the month that comes with the package), before any database is touched.
+
+    Bad rows are printed and left out with `skip_bad_rows`, else the first one raises FlightRowError.
+    """
+    path = flights_path() if path is None else path
+    bad: list[FlightRowError] = []
+    flights = read_flights(path, bad.append if skip_bad_rows else None)
+    streams = events_by_aircraft(flights)
+    for error in bad:
+        _say(console, f"skipped {error}")
+    skipped = f"; {len(bad):,} bad rows were skipped" if bad else ""
+    _say(console, f"{path.name}: {len(flights):,} flights of {len(streams):,} aircraft{skipped}")
+    return streams
+
+
+async def run_demo(config: EventStoreConfig, streams: Streams, console: Console) -> DemoResult:
+    """Bring the tables up to date and show, on `streams`, what the store does.
+
+    A second run appends no flight again. Raises EventStoreError.
+    """
+    await in_transaction(config, partial(upgrade_database, schema=config.schema))
+    async with PostgresEventStore(config) as store:
+        snapshots = PostgresSnapshotStore(config, bind=store.bind)
+        _title(console, "1. Flights become events, one stream per aircraft")
+        intake = await _take_in(store, streams, console)
+        _show_intake(console, intake)
+        _title(console, "2. A snapshot and the events after it give the same state as all events")
+        busiest = max(streams, key=lambda stream_id: len(streams[stream_id]))
+        comparison = await compare(store, snapshots, busiest)
+        _show_comparison(console, busiest, comparison, config.snapshot_interval)
+        _title(console, "3. Two writers append to one stream at the same time")
+        finishes = await race(store)
+        _show_race(console, finishes)
+        _title(console, "4. What the events say, airport by airport")
+        reading = await read_airports(store)
+        _show_airports(console, reading)
+        _show_end(console, intake, reading)
+    return DemoResult(intake, comparison, finishes, reading)
+
+
+class _RateColumn(ProgressColumn):
+    """Events per second."""
+
+    def render(self, task: Task) -> Text:
+        speed = task.finished_speed or task.speed
+        return Text("" if speed is None else f"{speed:,.0f} events/s", style="cyan")
+
+
+async def _take_in(store: EventStore, streams: Streams, console: Console) -> Intake:
+    total = sum(map(len, streams.values()))
+    progress = Progress(
+        BarColumn(bar_width=40),
+        TextColumn("{task.completed:,} of {task.total:,}"),
+        _RateColumn(),
+        TimeRemainingColumn(compact=True, elapsed_when_finished=True),
+        console=console,
+        transient=True,
+        disable=not console.is_terminal,
+    )
+    with progress:
+        task: TaskID = progress.add_task("events", total=total)
+        return await take_in(store, streams, partial(progress.advance, task))
+
+
+def _show_intake(console: Console, intake: Intake) -> None:
+    there = intake.events - intake.appended
+    if not intake.appended:
+        _say(console, f"nothing new: all {intake.events:,} events were there already")
+        return
+    known = f"; {there:,} were there already" if there else ""
+    _say(console, f"{intake.appended:,} events appended to {intake.streams:,} streams{known}")
+
+
+def _show_comparison(console: Console, stream_id: StreamId, comparison: Comparison, interval: int) -> None:
+    full, short = comparison.full, comparison.short
+    due = f"a snapshot is due every {interval} events, {comparison.snapshots_taken} taken in this run"
+    _say(console, f"busiest stream {stream_id}: {due}")
+    table = _table("", "events read", "landed", "cancelled", "miles", "minutes late")
+    start = (
+        f"snapshot {short.snapshot_version} and later events" if short.snapshot_version else "no snapshot yet"
+    )
+    for name, replay in (("all events", full), (start, short)):
+        book = replay.state
+        table.add_row(
+            name,
+            f"{replay.version - replay.snapshot_version:,}",
+            f"{book.landed:,}",
+            f"{book.cancelled:,}",
+            f"{book.miles:,}",
+            f"{book.minutes_late:,}",
+        )
+    console.print(table)
+    _say(console, "the two states are equal", "green")
+
+
+def _show_race(console: Console, finishes: Sequence[Finish]) -> None:
+    for finish in finishes:
+        if isinstance(finish.outcome, EventVersion):
+            _say(console, f"{finish.writer}: stored as version {finish.outcome}", "green")
+        else:
+            _say(console, f"{finish.writer}: {type(finish.outcome).__name__}: {finish.outcome}", "yellow")
+    _say(console, f"stream {RACE} gets one event in every run; it is no flight and not counted as one", "dim")
+
+
+def _show_airports(console: Console, reading: Reading) -> None:
+    table = _table("origin", "flights", "cancelled", "share", "diverted", "mean departure delay")
+    for code, airport in sorted(reading.airports.items()):
+        delay = airport.mean_delay
+        table.add_row(
+            code,
+            f"{airport.flights:,}",
+            f"{airport.cancelled:,}",
+            f"{airport.cancelled / max(1, airport.flights):.1%}",
+            f"{airport.diverted:,}",
+            "-" if delay is None else f"{delay:.1f} min",
+        )
+    console.print(table)
+
+
+def _show_end(console: Console, intake: Intake, reading: Reading) -> None:
+    _title(console, "Done")
+    if intake.appended:
+        _say(console, f"import   {_rate(intake.appended, intake.seconds)}")
+    else:
+        _say(console, f"import   nothing new: all {intake.events:,} events were there already")
+    _say(console, f"reading  {_rate(reading.events, reading.seconds)}")
+
+
+def _rate(events: int, seconds: float) -> str:
+    return f"{events:,} events in {seconds:.1f} s: {events / max(seconds, 1e-6):,.0f} events per second"
+
+
+def _table(first: str, *others: str) -> Table:
+    table = Table(box=box.SIMPLE_HEAD, header_style="bold", pad_edge=False)
+    table.add_column(first, no_wrap=True)
+    for name in others:
+        table.add_column(name, justify="right")
+    return table
+
+
+def _title(console: Console, text: str) -> None:
+    console.print()
+    _say(console, text, "bold cyan")
+
+
+def _say(console: Console, text: str, style: str = "") -> None:
+    """Text as it is: nothing in it is markup, no line is broken."""
+    console.print(text, style=style, markup=False, highlight=False, soft_wrap=True)

@@ -1,0 +1,237 @@
+"""The command line on a real database: effects, exit codes, and what is never printed."""
+
+import sys
+import traceback
+from importlib.metadata import version
+from urllib.parse import urlsplit, urlunsplit
+
+import pytest
+from typer.testing import CliRunner
+
+from k1s0_event_store import StoreUnavailableError, SyncPostgresEventStore
+from k1s0_event_store.cli import app, main
+from k1s0_event_store.demo import run as demo_run
+from k1s0_event_store.demo.flights import COLUMNS
+from k1s0_event_store.testing.plugin import _execute
+
+ROW = "2013,1,1,517,2,830,11,UA,1545,N1,EWR,IAH,227,1400,15,2013-01-01T10:00:00Z"
+HIDDEN = "hunter2-not-to-be-seen"
+UNREACHABLE = f"postgresql://u:{HIDDEN}@127.0.0.1:1/x"
+
+
+@pytest.fixture
+def run(monkeypatch):
+    """Run the command line without the DSN of this machine's environment."""
+    for name in ("K1S0_EVENT_STORE_DSN", "K1S0_EVENT_STORE_SCHEMA"):
+        monkeypatch.delenv(name, raising=False)
+    monkeypatch.setenv("COLUMNS", "100")
+    runner = CliRunner()
+    return lambda *arguments, **more: runner.invoke(app, list(map(str, arguments)), **more)
+
+
+@pytest.fixture
+def flights(tmp_path):
+    path = tmp_path / "flights.csv"
+    path.write_text(f"{','.join(COLUMNS)}\n{ROW}\n")
+    return path
+
+
+def with_password(dsn):
+    """`dsn` with a password in it: the test servers do not ask for one, or have their own."""
+    split = urlsplit(dsn)
+    if split.password:
+        return dsn, split.password
+    return urlunsplit(
+        split._replace(netloc=f"{split.username}:{HIDDEN}@{split.netloc.rpartition('@')[2]}")
+    ), HIDDEN
+
+
+def revision(run, dsn):
+    return run("db", "check", "--dsn", dsn).stdout.split("current revision: ")[1].split()[0]
+
+
+def test_the_version_is_the_one_of_the_package(run):
+    assert run("--version").stdout.strip() == f"k1s0-event-store {version('k1s0-event-store')}"
+
+
+def test_check_passes_at_the_newest_revision_and_fails_below(run, event_store_dsn):
+    assert run("db", "check", "--dsn", event_store_dsn).exit_code == 0
+    run("db", "downgrade", "--to", "base", "--yes", "--dsn", event_store_dsn)
+    behind = run("db", "check", "--dsn", event_store_dsn)
+    assert behind.exit_code == 1
+    assert "current revision: base" in behind.stdout
+    assert "db upgrade" in behind.stderr
+
+
+def test_upgrade_makes_the_tables_and_a_second_one_changes_nothing(run, event_store_dsn):
+    first = run("db", "upgrade", "--dsn", event_store_dsn, "--schema", "other")
+    second = run("db", "upgrade", "--dsn", event_store_dsn, "--schema", "other")
+    assert (first.exit_code, second.exit_code) == (0, 0)
+    assert "revision base -> " in first.stdout
+    assert "already" in second.stdout
+    assert run("db", "validate", "--dsn", event_store_dsn, "--schema", "other").exit_code == 0
+
+
+def test_upgrade_stops_at_the_revision_it_is_given(run, event_store_dsn):
+    run("db", "upgrade", "--to", "0001", "--dsn", event_store_dsn, "--schema", "other")
+    assert (
+        "current revision: 0001" in run("db", "check", "--dsn", event_store_dsn, "--schema", "other").stdout
+    )
+
+
+def test_an_unknown_revision_is_an_error(run, event_store_dsn):
+    refused = run("db", "upgrade", "--to", "9999", "--dsn", event_store_dsn)
+    assert refused.exit_code == 1
+    assert refused.stderr.startswith("error: revision '9999' is not known")
+
+
+def test_settings_come_from_the_environment(run, event_store_dsn):
+    environment = {"K1S0_EVENT_STORE_DSN": event_store_dsn, "K1S0_EVENT_STORE_SCHEMA": "from_env"}
+    assert run("db", "upgrade", env=environment).exit_code == 0
+    assert run("db", "check", "--dsn", event_store_dsn, "--schema", "from_env").exit_code == 0
+
+
+@pytest.mark.parametrize("answer", ["n\n", ""])
+def test_downgrade_says_what_is_lost_and_destroys_nothing_without_a_yes(
+    run, flights, event_store_dsn, answer
+):
+    run("demo", "--file", flights, "--dsn", event_store_dsn)
+    asked = run("db", "downgrade", "--to", "base", "--dsn", event_store_dsn, input=answer)
+    assert asked.exit_code == 1
+    assert "4 events" in asked.stdout
+    assert "2 streams" in asked.stdout
+    assert revision(run, event_store_dsn) != "base"
+
+
+def test_downgrade_destroys_the_tables_after_a_yes(run, event_store_dsn):
+    asked = run("db", "downgrade", "--to", "base", "--dsn", event_store_dsn, input="y\n")
+    assert asked.exit_code == 0
+    assert "-> base" in asked.stdout
+    assert revision(run, event_store_dsn) == "base"
+
+
+@pytest.mark.parametrize("target", ["head", "base"])
+def test_downgrade_to_where_the_tables_are_asks_nothing(run, event_store_dsn, target):
+    if target == "base":
+        run("db", "downgrade", "--to", "base", "--yes", "--dsn", event_store_dsn)
+    again = run("db", "downgrade", "--to", target, "--dsn", event_store_dsn)
+    assert again.exit_code == 0
+    assert "already" in again.stdout
+
+
+def test_downgrade_to_an_unknown_revision_destroys_nothing(run, event_store_dsn):
+    refused = run("db", "downgrade", "--to", "9999", "--yes", "--dsn", event_store_dsn)
+    assert refused.exit_code == 1
+    assert revision(run, event_store_dsn) != "base"
+
+
+def test_validate_prints_every_problem(run, event_store_dsn):
+    assert run("db", "validate", "--dsn", event_store_dsn).exit_code == 0
+    _execute(event_store_dsn, "DROP TABLE eventstore.snapshots")
+    _execute(event_store_dsn, "DROP INDEX eventstore.idx_events_position")
+    broken = run("db", "validate", "--dsn", event_store_dsn)
+    assert broken.exit_code == 1
+    assert "problem: table snapshots is missing" in broken.stderr
+    assert "problem: index idx_events_position is missing" in broken.stderr
+
+
+@pytest.mark.parametrize("command", [("db", "check"), ("db", "upgrade"), ("db", "validate"), ("demo",)])
+def test_an_unreachable_server_is_one_line_without_the_password(run, flights, command):
+    more = ("--file", flights) if command == ("demo",) else ()
+    failed = run(*command, *more, "--dsn", UNREACHABLE)
+    assert failed.exit_code == 1
+    assert failed.stderr.startswith("error: ")
+    assert failed.stderr.count("\n") == 1
+    assert HIDDEN not in failed.output
+
+
+@pytest.mark.parametrize(
+    "dsn",
+    [f"mysql://u:{HIDDEN}@h/x", f"postgresql://u:{HIDDEN}/more@h/x", f"postgresql://u:{HIDDEN}#@h/x", HIDDEN],
+)
+def test_a_dsn_that_is_no_url_is_not_shown(run, dsn):
+    failed = run("db", "check", "--dsn", dsn)
+    assert failed.exit_code == 1
+    assert HIDDEN not in failed.output
+
+
+def test_the_password_is_masked_wherever_the_dsn_is_shown(run, flights, event_store_dsn):
+    dsn, password = with_password(event_store_dsn)
+    outputs = [
+        run(*command, "--dsn", dsn).output
+        for command in (
+            ("demo", "--file", flights),
+            ("db", "check"),
+            ("db", "validate"),
+            ("db", "upgrade"),
+            ("db", "downgrade", "--to", "base", "--yes"),
+        )
+    ]
+    assert all(":***@" in output and password not in output for output in outputs)
+
+
+def test_debug_shows_the_traceback_without_the_password(run):
+    failed = run("--debug", "db", "check", "--dsn", UNREACHABLE)
+    assert isinstance(failed.exception, StoreUnavailableError)
+    assert HIDDEN not in "".join(traceback.format_exception(failed.exception)) + failed.output
+
+
+def test_the_entry_point_runs_the_command_line(monkeypatch, capsys):
+    monkeypatch.setattr(sys, "argv", ["k1s0-event-store", "--version"])
+    with pytest.raises(SystemExit) as done:
+        main()
+    assert done.value.code == 0
+    assert version("k1s0-event-store") in capsys.readouterr().out
+
+
+@pytest.mark.parametrize("arguments", [("db", "check"), ("db", "downgrade"), ("fly",), ("demo", "--fast")])
+def test_wrong_usage_has_exit_code_2(run, arguments):
+    assert run(*arguments).exit_code == 2
+
+
+def test_a_bad_row_ends_the_demo_before_the_database_is_touched(run, flights):
+    flights.write_text(flights.read_text() + ROW.replace("517,2", "517,soon") + "\n")
+    failed = run("demo", "--file", flights, "--dsn", UNREACHABLE)
+    assert failed.exit_code == 1
+    assert failed.stderr == f"error: {flights}:3: dep_delay must be a whole number, not 'soon'\n"
+
+
+def test_bad_rows_are_reported_and_skipped_on_demand(run, flights, event_store_dsn):
+    flights.write_text(flights.read_text() + ROW.replace("517,2", "517,soon") + "\n")
+    done = run("demo", "--file", flights, "--dsn", event_store_dsn, "--skip-bad-rows")
+    assert done.exit_code == 0
+    assert f"skipped {flights}:3: dep_delay must be" in done.stdout
+    assert "3 events appended" in done.stdout
+
+
+def test_the_demo_leaves_the_database_of_the_environment_alone(run, flights, tmp_path, event_store_dsn):
+    environment = {"K1S0_EVENT_STORE_DSN": event_store_dsn}
+    done = run("demo", "--file", flights, "--folder", tmp_path / "sandbox", env=environment)
+    assert done.exit_code == 0, done.output
+    assert _execute(event_store_dsn, "SELECT count(*) FROM eventstore.events") == 0
+
+
+def test_the_demo_runs_on_an_embedded_server_whose_folder_stays(run, tmp_path):
+    folder = tmp_path / "sandbox"
+    first, second = (run("demo", "--folder", folder) for _ in range(2))
+    assert (first.exit_code, second.exit_code) == (0, 0), first.output + second.output
+    assert "80,491 events appended to 3,152 streams" in first.stdout
+    assert "nothing new: all 80,491 events were there already" in second.stdout
+    assert first.stdout.count("ConcurrencyError") == second.stdout.count("ConcurrencyError") == 1
+    assert (folder / "data").is_dir()
+
+
+def test_ctrl_c_says_how_to_go_on(run, flights, event_store_dsn, monkeypatch):
+    def interrupted(*_arguments):
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr(demo_run, "take_in", interrupted)
+    stopped = run("demo", "--file", flights, "--dsn", event_store_dsn)
+    assert stopped.exit_code == 130
+    assert "goes on where it stopped" in stopped.stderr
+
+
+def test_the_demo_can_be_read_back_by_the_blocking_store(run, flights, event_store_config):
+    run("demo", "--file", flights, "--dsn", event_store_config.dsn)
+    with SyncPostgresEventStore(event_store_config) as store:
+        assert len(list(store.read_all())) == 4

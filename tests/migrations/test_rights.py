@@ -1,0 +1,232 @@
+"""Events can only be added, whoever asks; and the rights that the library needs are few."""
+
+from __future__ import annotations
+
+import itertools
+import os
+from collections.abc import Callable, Iterator
+from urllib.parse import urlsplit, urlunsplit
+
+import psycopg
+import pytest
+from psycopg import errors
+from sqlalchemy import Engine
+from sqlalchemy.ext.asyncio import AsyncSession
+from sqlalchemy.orm import Session
+
+from k1s0_event_store import (
+    STREAM_EXISTS,
+    EventEnvelope,
+    EventStoreConfig,
+    PermissionDeniedError,
+    PostgresEventStore,
+    PostgresSnapshotStore,
+    StreamId,
+    SyncPostgresEventStore,
+    SyncPostgresSnapshotStore,
+)
+from k1s0_event_store.postgres.schema import downgrade_database, upgrade_database
+
+ORDER = StreamId("order", "o-1")
+MakeRole = Callable[[str, str], str]
+_numbers = itertools.count(1)
+
+# The rights of the documentation. Lock and append need to update the version of a stream's head
+# row and nothing else.
+WRITER = """
+GRANT USAGE ON SCHEMA eventstore TO {role};
+GRANT SELECT, INSERT ON eventstore.events TO {role};
+GRANT SELECT, INSERT, UPDATE (version) ON eventstore.streams TO {role};
+GRANT SELECT, INSERT, UPDATE, DELETE ON eventstore.snapshots TO {role};
+"""
+READER = """
+GRANT USAGE ON SCHEMA eventstore TO {role};
+GRANT SELECT ON ALL TABLES IN SCHEMA eventstore TO {role};
+"""
+OWNER = "GRANT CREATE ON DATABASE {database} TO {role};"
+
+CHANGES = [
+    "UPDATE eventstore.events SET payload = '{}'",
+    "UPDATE eventstore.events SET version = version + 1 WHERE false",
+    "DELETE FROM eventstore.events",
+    "DELETE FROM eventstore.events WHERE aggregate_id = 'o-1'",
+    "TRUNCATE eventstore.events",
+    "TRUNCATE eventstore.events, eventstore.streams CASCADE",
+    """MERGE INTO eventstore.events AS e USING (SELECT 1) AS one ON e.aggregate_id = 'o-1'
+       WHEN MATCHED THEN DELETE""",
+]
+
+
+def _event(number: int = 1) -> EventEnvelope:
+    return EventEnvelope(ORDER, "OrderPlaced", {"number": number})
+
+
+@pytest.fixture
+def make_role(event_store_server: str) -> Iterator[MakeRole]:
+    """Roles with a login: for a database and the rights to grant there, the DSN."""
+    made: list[tuple[str, str]] = []
+
+    def make(dsn: str, grants: str) -> str:
+        role = f"k1s0_role_{os.getpid()}_{next(_numbers)}"
+        database = urlsplit(dsn).path.removeprefix("/")
+        with psycopg.connect(dsn) as connection:
+            connection.execute(f"CREATE ROLE {role} LOGIN PASSWORD 'secret'".encode())
+            connection.execute(grants.format(role=role, database=database).encode())
+        made.append((dsn, role))
+        split = urlsplit(dsn)
+        host = split.netloc.rpartition("@")[2]
+        return urlunsplit(split._replace(netloc=f"{role}:secret@{host}"))
+
+    yield make
+    for dsn, role in made:
+        with psycopg.connect(dsn) as connection:
+            connection.execute(f"DROP OWNED BY {role}; DROP ROLE {role}".encode())
+
+
+@pytest.fixture(params=["superuser", "owner"])
+def owner_dsn(
+    request: pytest.FixtureRequest, empty_dsn: str, make_role: MakeRole, make_engine: Callable[[str], Engine]
+) -> str:
+    """DSN of who owns the tables, in a database with three events."""
+    dsn = empty_dsn if request.param == "superuser" else make_role(empty_dsn, OWNER)
+    engine = make_engine(dsn)
+    with engine.begin() as connection:
+        upgrade_database(connection)
+    SyncPostgresEventStore(bind=engine).append(ORDER, [_event(1), _event(2), _event(3)])
+    return dsn
+
+
+@pytest.mark.parametrize("change", CHANGES)
+def test_the_database_refuses_to_change_events_even_for_their_owner(owner_dsn: str, change: str) -> None:
+    rows = b"SELECT * FROM eventstore.events ORDER BY position"
+    with psycopg.connect(owner_dsn, autocommit=True) as connection:
+        before = connection.execute(rows).fetchall()
+        with pytest.raises(errors.RestrictViolation, match="append-only") as refused:
+            connection.execute(change.encode())
+        assert refused.value.diag.message_hint == "Append an event that corrects the earlier one."
+        assert len(before) == 3
+        assert connection.execute(rows).fetchall() == before
+
+
+def test_an_upsert_on_events_is_refused(owner_dsn: str) -> None:
+    upsert = b"""
+        INSERT INTO eventstore.events (aggregate_type, aggregate_id, version, event_id, event_type,
+                                       payload, metadata, occurred_at)
+        SELECT aggregate_type, aggregate_id, version, event_id, 'Forged', payload, metadata, occurred_at
+        FROM eventstore.events
+        ON CONFLICT (aggregate_type, aggregate_id, version) DO UPDATE SET event_type = 'Forged'"""
+    with psycopg.connect(owner_dsn, autocommit=True) as connection:
+        with pytest.raises(errors.RestrictViolation):
+            connection.execute(upsert)
+        types = connection.execute("SELECT DISTINCT event_type FROM eventstore.events").fetchall()
+    assert types == [("OrderPlaced",)]
+
+
+def test_an_owner_without_other_rights_can_migrate_and_take_it_back(
+    empty_dsn: str, make_role: MakeRole, make_engine: Callable[[str], Engine]
+) -> None:
+    engine = make_engine(make_role(empty_dsn, OWNER))
+    with engine.begin() as connection:
+        upgrade_database(connection)
+    SyncPostgresEventStore(bind=engine).validate()
+    with engine.begin() as connection:
+        downgrade_database(connection)
+
+
+async def test_the_documented_rights_are_enough_for_an_async_store(
+    event_store_dsn: str, make_role: MakeRole
+) -> None:
+    dsn = make_role(event_store_dsn, WRITER)
+    config = EventStoreConfig(dsn=dsn)
+    async with (
+        PostgresEventStore(config) as store,
+        PostgresSnapshotStore(config, bind=store.bind) as snapshots,
+    ):
+        await store.validate()
+        batch = [_event(1)]
+        assert await store.append(ORDER, batch, 0) == 1
+        assert await store.append(ORDER, batch, 0) == 1
+        assert await store.append(ORDER, [_event(2)], 1) == 2
+        assert await store.append(ORDER, [_event(3)]) == 3
+        assert await store.append(ORDER, [_event(4)], STREAM_EXISTS) == 4
+        async with AsyncSession(store.bind) as session, session.begin():
+            joined = store.within(session)
+            assert await joined.lock(ORDER) == 4
+            assert await joined.lock(StreamId("order", "new"), wait=1) == 0
+            assert await joined.append(ORDER, [_event(5)], 4) == 5
+        assert len(await store.load(ORDER)) == 5
+        assert [event.version async for event in store.stream(ORDER)] == [1, 2, 3, 4, 5]
+        assert [event.version async for event in store.read_all()] == [1, 2, 3, 4, 5]
+        for version in (1, 2, 3, 4, 4):
+            await snapshots.save(ORDER, version, {"version": version})
+        found = await snapshots.load_latest(ORDER)
+        assert found is not None
+        assert found.version == 4
+
+
+def test_the_documented_rights_are_enough_for_a_blocking_store(
+    event_store_dsn: str, make_role: MakeRole, make_engine: Callable[[str], Engine]
+) -> None:
+    engine = make_engine(make_role(event_store_dsn, WRITER))
+    store, snapshots = SyncPostgresEventStore(bind=engine), SyncPostgresSnapshotStore(bind=engine)
+    store.validate()
+    batch = [_event(1)]
+    assert [store.append(ORDER, batch, 0), store.append(ORDER, batch, 0)] == [1, 1]
+    assert store.append(ORDER, [_event(2)], 1) == 2
+    assert store.append(ORDER, [_event(3)]) == 3
+    assert store.append(ORDER, [_event(4)], STREAM_EXISTS) == 4
+    with Session(engine) as session, session.begin():
+        assert store.within(session).lock(ORDER, wait=1) == 4
+        assert store.within(session).append(ORDER, [_event(5)], 4) == 5
+    assert [event.version for event in store.stream(ORDER)] == [1, 2, 3, 4, 5]
+    assert [event.version for event in store.read_all()] == [1, 2, 3, 4, 5]
+    for version in (1, 2, 3, 4, 4):
+        snapshots.save(ORDER, version, {"version": version})
+    found = snapshots.load_latest(ORDER)
+    assert found is not None
+    assert found.version == 4
+
+
+@pytest.mark.parametrize(
+    "change",
+    [
+        *CHANGES,
+        "DELETE FROM eventstore.streams",
+        "UPDATE eventstore.streams SET aggregate_id = 'other'",
+        "UPDATE eventstore.streams SET created_at = now()",
+        "ALTER TABLE eventstore.events DISABLE TRIGGER ALL",
+        "DROP TABLE eventstore.events",
+        "CREATE TABLE eventstore.another (id int)",
+        "INSERT INTO eventstore.events (position) OVERRIDING SYSTEM VALUE SELECT nextval(s)"
+        " FROM pg_get_serial_sequence('eventstore.events', 'position') AS s",
+    ],
+)
+def test_the_documented_rights_do_not_reach_further(
+    event_store_dsn: str, make_role: MakeRole, make_engine: Callable[[str], Engine], change: str
+) -> None:
+    dsn = make_role(event_store_dsn, WRITER)
+    store = SyncPostgresEventStore(bind=make_engine(dsn))
+    store.append(ORDER, [_event(1)])
+    with psycopg.connect(dsn, autocommit=True) as connection, pytest.raises(errors.InsufficientPrivilege):
+        connection.execute(change.encode())
+    assert [event.payload for event in store.load(ORDER)] == [{"number": 1}]
+
+
+async def test_a_role_that_may_only_read_reads_and_is_refused_the_rest(
+    event_store_dsn: str, event_store: PostgresEventStore, make_role: MakeRole
+) -> None:
+    await event_store.append(ORDER, [_event(1)])
+    config = EventStoreConfig(dsn=make_role(event_store_dsn, READER))
+    async with PostgresEventStore(config) as store, PostgresSnapshotStore(config) as snapshots:
+        await store.validate()
+        assert len(await store.load(ORDER)) == 1
+        assert len([event async for event in store.read_all()]) == 1
+        for expected in (None, 1, STREAM_EXISTS):
+            with pytest.raises(PermissionDeniedError):
+                await store.append(ORDER, [_event(2)], expected)
+        with pytest.raises(PermissionDeniedError):
+            await snapshots.save(ORDER, 1, {})
+        with pytest.raises(PermissionDeniedError):
+            async with store.bind.connect() as connection:
+                await store.within(connection).lock(ORDER)
+        assert await store.current_version(ORDER) == 1

@@ -1,0 +1,130 @@
+"""The errors: one tree, exported and drawn, with facts that survive pickling."""
+
+import copy
+import inspect
+import pickle
+import re
+from uuid import UUID
+
+import pytest
+
+import k1s0_event_store
+from k1s0_event_store import (
+    STREAM_EXISTS,
+    AuthenticationError,
+    ConcurrencyError,
+    ConfigurationError,
+    CorruptDataError,
+    DatabaseError,
+    DeadlockError,
+    DuplicateEventError,
+    EventStoreError,
+    InvalidEventError,
+    InvalidInputError,
+    LockTimeoutError,
+    OutcomeUnknownError,
+    PermissionDeniedError,
+    SchemaError,
+    StoreClosedError,
+    StoreUnavailableError,
+    StreamId,
+    StreamNotFoundError,
+    TransactionRequiredError,
+    exceptions,
+)
+
+ORDER = StreamId("order", "o-1")
+IDS = tuple(UUID(int=n) for n in range(1, 6))
+
+SPECIMENS = [
+    (EventStoreError("text"), {}),
+    (ConcurrencyError(ORDER, 2, 3), {"stream_id": ORDER, "expected_version": 2, "actual_version": 3}),
+    (ConcurrencyError(ORDER, None, None), {"expected_version": None, "actual_version": None}),
+    (StreamNotFoundError(ORDER, STREAM_EXISTS, 0), {"expected_version": STREAM_EXISTS, "actual_version": 0}),
+    (DuplicateEventError(ORDER, IDS, "why"), {"stream_id": ORDER, "event_ids": IDS, "reason": "why"}),
+    (DuplicateEventError(ORDER, (), "why"), {"event_ids": ()}),
+    (LockTimeoutError(ORDER, 1.5), {"stream_id": ORDER, "wait": 1.5}),
+    (LockTimeoutError(ORDER, None), {"wait": None}),
+    (DeadlockError("text"), {}),
+    (InvalidInputError("text"), {}),
+    (InvalidEventError(ORDER, 3, "why"), {"stream_id": ORDER, "index": 3, "reason": "why"}),
+    (ConfigurationError("text"), {}),
+    (CorruptDataError("text"), {}),
+    (SchemaError("s", ("no table",)), {"schema": "s", "problems": ("no table",)}),
+    (TransactionRequiredError("text"), {}),
+    (StoreClosedError("text"), {}),
+    (OutcomeUnknownError("text"), {}),
+    (StoreUnavailableError("text"), {}),
+    (AuthenticationError("text"), {}),
+    (PermissionDeniedError("text"), {}),
+    (DatabaseError("text", "22P02"), {"sqlstate": "22P02"}),
+    (DatabaseError("text"), {"sqlstate": None}),
+]
+
+CLASSES = {cls for _, cls in inspect.getmembers(exceptions, inspect.isclass) if issubclass(cls, Exception)}
+
+
+def drawn_tree():
+    """Class name to the name of its parent, as the module's docstring draws them."""
+    parents, above = {}, []
+    for line in exceptions.__doc__.splitlines():
+        if found := re.match(r"    ([ │├└─]*)([A-Z]\w+Error)\b", line):
+            depth = len(found[1]) // 4
+            above[depth:] = [found[2]]
+            parents[found[2]] = above[depth - 1] if depth else None
+    return parents
+
+
+def test_the_drawn_tree_is_the_real_one():
+    real = {cls.__name__: cls.__bases__[0].__name__ for cls in CLASSES}
+    assert drawn_tree() == {**real, "EventStoreError": None}
+
+
+def test_every_error_is_exported_by_the_root():
+    assert {cls.__name__ for cls in CLASSES} <= set(k1s0_event_store.__all__)
+    assert all(getattr(k1s0_event_store, cls.__name__) is cls for cls in CLASSES)
+
+
+def test_every_error_is_tested_below():
+    assert {type(error) for error, _ in SPECIMENS} == CLASSES
+
+
+@pytest.mark.parametrize(("error", "facts"), SPECIMENS, ids=lambda value: type(value).__name__)
+@pytest.mark.parametrize("again", [copy.copy, copy.deepcopy, lambda e: pickle.loads(pickle.dumps(e))])  # noqa: S301  # our own bytes
+def test_an_error_keeps_its_facts_and_words_in_another_process(error, facts, again):
+    arrived = again(error)
+    assert type(arrived) is type(error)
+    assert str(arrived) == str(error) != ""
+    assert {name: getattr(arrived, name) for name in facts} == facts
+
+
+@pytest.mark.parametrize(
+    ("error", "text"),
+    [
+        (ConcurrencyError(ORDER, 2, 3), "Concurrency conflict: expected 2, got 3 (stream order-o-1)"),
+        (ConcurrencyError(ORDER, None, 3), "expected any version, got 3"),
+        (ConcurrencyError(ORDER, 2, None), "expected 2, got a change by another transaction"),
+        (StreamNotFoundError(ORDER, STREAM_EXISTS, 0), "expected STREAM_EXISTS, got 0"),
+        (DuplicateEventError(ORDER, IDS[:1], "why"), f"why ({IDS[0]}). Give every new event its own id"),
+        (DuplicateEventError(ORDER, IDS, "why"), f"{IDS[2]}, ...)"),
+        (DuplicateEventError(ORDER, (), "why"), "(id not known)"),
+        (LockTimeoutError(ORDER, 1.5), "waited 1.5 s"),
+        (LockTimeoutError(ORDER, None), "waited the server's lock_timeout"),
+        (InvalidEventError(ORDER, 3, "why"), "Event 3 of the batch for stream order-o-1: why"),
+        (SchemaError("s", ("no a", "no b")), "no a; no b. Run `k1s0-event-store db upgrade`"),
+    ],
+)
+def test_an_error_says_what_happened_and_what_to_do(error, text):
+    assert text in str(error)
+
+
+def test_what_may_succeed_when_done_again_says_so():
+    assert {cls for cls in CLASSES if cls.retryable} == {
+        ConcurrencyError, DeadlockError, LockTimeoutError, OutcomeUnknownError, StoreUnavailableError,
+    }  # fmt: skip
+
+
+def test_bad_input_is_a_value_error_too():
+    assert {cls for cls in CLASSES if issubclass(cls, ValueError)} == {
+        InvalidInputError, InvalidEventError, ConfigurationError,
+    }  # fmt: skip
