@@ -20,7 +20,7 @@ def sql(event_store_dsn):
     with psycopg.connect(event_store_dsn, autocommit=True) as connection:
 
         def run(statement, *args):
-            cursor = connection.execute(statement, args)
+            cursor = connection.execute(statement, args or None)
             return cursor.fetchall() if cursor.description else []
 
         yield run
@@ -31,7 +31,9 @@ async def app_engine(event_store_dsn):
     """An async engine of the app's, with a table of its own."""
     engine = create_async_engine(event_store_dsn.replace("postgresql://", "postgresql+asyncpg://"))
     async with engine.begin() as connection:
-        await connection.execute(text("CREATE TABLE IF NOT EXISTS orders (id text PRIMARY KEY, status text NOT NULL)"))
+        await connection.execute(
+            text("CREATE TABLE IF NOT EXISTS orders (id text PRIMARY KEY, status text NOT NULL)")
+        )
     yield engine
     assert engine.pool.checkedout() == 0
     await engine.dispose()
@@ -42,7 +44,9 @@ def sync_app_engine(event_store_dsn):
     """A blocking engine of the app's, with a table of its own."""
     engine = create_engine(event_store_dsn.replace("postgresql://", "postgresql+psycopg://"))
     with engine.begin() as connection:
-        connection.execute(text("CREATE TABLE IF NOT EXISTS orders (id text PRIMARY KEY, status text NOT NULL)"))
+        connection.execute(
+            text("CREATE TABLE IF NOT EXISTS orders (id text PRIMARY KEY, status text NOT NULL)")
+        )
     yield engine
     assert engine.pool.checkedout() == 0
     engine.dispose()

@@ -158,7 +158,11 @@ async def test_any_other_answer_of_the_server_keeps_its_sqlstate(event_store, ap
 
 async def test_a_statement_that_takes_too_long_stores_nothing(event_store, sql):
     await event_store.append(ORDER, new_events(ORDER, 1))
-    sql("ALTER DATABASE " + sql("SELECT quote_ident(current_database())")[0][0] + " SET statement_timeout = '50ms'")
+    sql(
+        "ALTER DATABASE "
+        + sql("SELECT quote_ident(current_database())")[0][0]
+        + " SET statement_timeout = '50ms'"
+    )
     await event_store.bind.dispose()
     with psycopg.connect(event_store.config.dsn) as holder:
         holder.execute("SELECT FROM eventstore.streams FOR UPDATE")
@@ -195,9 +199,7 @@ async def test_a_cancelled_append_leaves_the_pool_healthy(event_store, sql):
     await event_store.append(ORDER, new_events(ORDER, 1))
     with psycopg.connect(event_store.config.dsn) as holder:
         holder.execute("SELECT FROM eventstore.streams FOR UPDATE")
-        waiting = [
-            asyncio.create_task(event_store.append(ORDER, new_events(ORDER, 1))) for _ in range(5)
-        ]
+        waiting = [asyncio.create_task(event_store.append(ORDER, new_events(ORDER, 1))) for _ in range(5)]
         await asyncio.sleep(0.2)
         for task in waiting:
             task.cancel()

@@ -49,7 +49,9 @@ class History(RuleBasedStateMachine):
         if expected == "current":
             expected = len(history)
         events = [EventEnvelope(stream_id, "Added", value) for value in values]
-        allowed = expected is None or (len(history) > 0 if expected is STREAM_EXISTS else expected == len(history))
+        allowed = expected is None or (
+            len(history) > 0 if expected is STREAM_EXISTS else expected == len(history)
+        )
         try:
             answer = self.run(self.store.append(stream_id, events, expected))
         except ConcurrencyError as error:
@@ -69,7 +71,12 @@ class History(RuleBasedStateMachine):
             expected = {"exact": answer - len(events), "any": None, "exists": STREAM_EXISTS}[how]
             assert self.run(self.store.append(self.ids[name], events, expected)) == answer
 
-    @rule(name=st.sampled_from(AGGREGATES), first=st.integers(0, 12), last=st.integers(0, 12), backwards=st.booleans())
+    @rule(
+        name=st.sampled_from(AGGREGATES),
+        first=st.integers(0, 12),
+        last=st.integers(0, 12),
+        backwards=st.booleans(),
+    )
     def load(self, name, first, last, backwards):
         found = self.run(self.store.load(self.ids[name], first, last, backwards=backwards))
         wanted = list(enumerate(self.model[name], 1))[max(first - 1, 0) : last]
@@ -84,7 +91,9 @@ class History(RuleBasedStateMachine):
     @invariant()
     def replay_from_snapshots_equals_the_model(self):
         for name in AGGREGATES:
-            replayed = self.run(self.store.replay(self.ids[name], lambda s, e: s + e.payload, 0, self.snapshots))
+            replayed = self.run(
+                self.store.replay(self.ids[name], lambda s, e: s + e.payload, 0, self.snapshots)
+            )
             assert (replayed.state, replayed.version) == (sum(self.model[name]), len(self.model[name]))
 
 

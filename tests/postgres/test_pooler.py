@@ -2,6 +2,7 @@
 
 import asyncio
 import os
+import pwd
 import shutil
 import subprocess
 import tempfile
@@ -13,7 +14,13 @@ import psycopg
 import pytest
 from sqlalchemy.ext.asyncio import AsyncSession
 
-from k1s0_event_store import ConcurrencyError, EventStoreConfig, PostgresEventStore, StreamId, SyncPostgresEventStore
+from k1s0_event_store import (
+    ConcurrencyError,
+    EventStoreConfig,
+    PostgresEventStore,
+    StreamId,
+    SyncPostgresEventStore,
+)
 from k1s0_event_store.testing.contract import new_events, outcomes, versions
 
 ORDER = StreamId("order", "o-1")
@@ -38,16 +45,20 @@ def pooler(event_store_dsn):
         f"listen_addr =\nunix_socket_dir = {folder}\nlisten_port = 6432\n"
         "ignore_startup_parameters = extra_float_digits\n"
     )
-    user = ["--user", "nobody"] if os.geteuid() == 0 else []
+    # It refuses to run as root, and has to reach the server's socket.
+    owner = Path(host).stat().st_uid if host.startswith("/") else pwd.getpwnam("nobody").pw_uid
+    user = ["--user", pwd.getpwuid(owner).pw_name] if os.geteuid() == 0 else []
     for path in (folder, folder / "pgbouncer.ini"):
         path.chmod(0o777)
     process = subprocess.Popen(
-        [PGBOUNCER, *user, str(folder / "pgbouncer.ini")], stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL
+        [PGBOUNCER, *user, str(folder / "pgbouncer.ini")],
+        stdout=subprocess.DEVNULL,
+        stderr=subprocess.DEVNULL,
     )
     dsn = f"postgresql://postgres@/{target.path.lstrip('/')}?host={folder}&port=6432"
     for _ in range(100):
         try:
-            psycopg.connect(dsn).close()
+            psycopg.connect(dsn, connect_timeout=2).close()
             break
         except psycopg.OperationalError:
             time.sleep(0.05)

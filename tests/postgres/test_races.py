@@ -6,7 +6,13 @@ import threading
 
 import pytest
 
-from k1s0_event_store import ConcurrencyError, EventStoreConfig, PostgresEventStore, StreamId, SyncPostgresEventStore
+from k1s0_event_store import (
+    ConcurrencyError,
+    EventStoreConfig,
+    PostgresEventStore,
+    StreamId,
+    SyncPostgresEventStore,
+)
 from k1s0_event_store.testing.contract import new_events, outcomes, versions
 
 ORDER = StreamId("order", "o-1")

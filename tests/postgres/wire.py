@@ -44,7 +44,9 @@ class Proxy:
                 end.close()
 
     async def _connect(self) -> tuple[asyncio.StreamReader, asyncio.StreamWriter]:
-        host = dict(parse_qsl(self._target.query)).get("host") or unquote(self._target.hostname or "localhost")
+        host = dict(parse_qsl(self._target.query)).get("host") or unquote(
+            self._target.hostname or "localhost"
+        )
         port = self._target.port or PORT
         if host.startswith("/"):
             return await asyncio.open_unix_connection(f"{host}/.s.PGSQL.{port}")
@@ -58,12 +60,15 @@ class Proxy:
 
     async def _answers(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
         """Message by message: a ReadyForQuery ends a round trip."""
+        losing = False
         try:
             while True:
                 head = await reader.readexactly(5)
                 body = await reader.readexactly(int.from_bytes(head[1:], "big") - 4)
-                if self.lose_next_answer:
-                    # The statement has to end on the server before the connection breaks.
+                if self.lose_next_answer and head[:1] == b"C":
+                    losing = True
+                if losing:
+                    # CommandComplete is swallowed; the server has committed by ReadyForQuery.
                     if head[:1] == b"Z":
                         self.lose_next_answer = False
                         return

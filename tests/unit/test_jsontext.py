@@ -113,7 +113,7 @@ def test_what_cannot_be_kept_is_refused_wherever_it_stands(wrap, value, reason):
 @pytest.mark.parametrize("wrap", WRAPS.values(), ids=WRAPS)
 @pytest.mark.parametrize("sign", [1, -1])
 def test_numbers_too_long_to_be_read_back_are_refused(wrap, sign):
-    with pytest.raises(ValueError, match="^not JSON: a number has more than 4300 digits; use a string"):
+    with pytest.raises(ValueError, match=r"^not JSON: a number has more than 4300 digits; use a string"):
         encode(wrap(sign * 10**MAX_DIGITS))
 
 

@@ -46,6 +46,7 @@ class RowsDroppedError(DatabaseError):
     """SQLSTATE 22012, which our own append raises when a trigger or rule swallowed an event."""
 
 
+_ASYNCPG_ERRORS: Final = (asyncpg.PostgresError, asyncpg.InterfaceError)
 _AUTHENTICATION: Final = frozenset({"28000", "28P01", "3D000"})
 _SCHEMA: Final = frozenset({"42P01", "42703", "3F000", "42883", "42704", "42P10"})
 _LOST: Final = frozenset({"57P01", "57P02", "57P05"})
@@ -61,13 +62,13 @@ def translate(error: BaseException, schema: str, *, connecting: bool = False) ->
         return AuthenticationError(f"PostgreSQL refused the connection: {message}")
     if state in _UNAVAILABLE or (state in _LOST and connecting):
         return StoreUnavailableError(f"PostgreSQL does not take connections: {message}")
-    if connecting and (state is None or state.startswith("08")) and _is_database_error(error):
+    if connecting and (state is None or state.startswith("08")) and _is_database_error(error, cause):
         return StoreUnavailableError(f"PostgreSQL cannot be reached: {message}")
     if state in _LOST or (state or "").startswith("08") or _is_lost(error):
         return ConnectionLostError(f"the connection to PostgreSQL broke: {message}")
     if state is not None:
         return _from_state(state, cause, message, schema)
-    return DatabaseError(message) if _is_database_error(error) else None
+    return DatabaseError(message) if _is_database_error(error, cause) else None
 
 
 def _from_state(state: str, cause: BaseException, message: str, schema: str) -> EventStoreError:
@@ -92,10 +93,10 @@ def _from_state(state: str, cause: BaseException, message: str, schema: str) -> 
 
 def _driver_error(error: BaseException) -> BaseException:
     """The driver's own exception: under SQLAlchemy's, and under its asyncpg adapter's."""
+    cause = error
     if isinstance(error, sa_exc.DBAPIError) and error.orig is not None:
-        orig = error.orig
-        return orig.__cause__ if isinstance(orig.__cause__, asyncpg.PostgresError) else orig
-    return error
+        cause = error.orig
+    return cause.__cause__ if isinstance(cause.__cause__, _ASYNCPG_ERRORS) else cause
 
 
 def _constraint(cause: BaseException) -> str | None:
@@ -116,8 +117,7 @@ def _is_lost(error: BaseException) -> bool:
     return isinstance(error, asyncpg.InterfaceError | OSError)
 
 
-def _is_database_error(error: BaseException) -> bool:
-    return isinstance(
-        error,
-        sa_exc.DBAPIError | sa_exc.TimeoutError | asyncpg.PostgresError | asyncpg.InterfaceError | OSError,
+def _is_database_error(error: BaseException, cause: BaseException) -> bool:
+    return isinstance(error, sa_exc.DBAPIError | sa_exc.TimeoutError) or isinstance(
+        cause, (*_ASYNCPG_ERRORS, OSError)
     )
