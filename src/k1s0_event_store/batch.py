@@ -65,7 +65,7 @@ def _add(batch: Batch, stream_id: StreamId, index: int, event: EventEnvelope) ->
         )
     try:
         batch.payloads.append(encode(event.payload))
-        batch.metadata.append(encode(dict(event.metadata)))
+        batch.metadata.append(encode(dict(event.metadata)) if event.metadata else "{}")
     except ValueError as exc:
         raise InvalidEventError(stream_id, index, f"payload or metadata {exc}") from exc
     batch.event_ids.append(event.event_id)

@@ -5,7 +5,7 @@ from __future__ import annotations
 import random
 import time
 from collections.abc import Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from datetime import UTC, datetime
 from enum import Enum
 from typing import Any, Final, Literal, Self, TypeAlias
@@ -110,20 +110,11 @@ def new_event_id() -> UUID:
     Ids that grow with time keep the unique index on event ids compact. They are no secrets.
     """
     milliseconds = time.time_ns() // 1_000_000
-    return UUID(
-        int=milliseconds << 80
-        | 0x7 << 76
-        | random.getrandbits(12) << 64
-        | 0b10 << 62
-        | random.getrandbits(62)
-    )
+    bits = random.getrandbits(74)
+    return UUID(int=milliseconds << 80 | 0x7 << 76 | (bits >> 62) << 64 | 0b10 << 62 | bits & (1 << 62) - 1)
 
 
-def _now() -> datetime:
-    return datetime.now(UTC)
-
-
-@dataclass(frozen=True)
+@dataclass(frozen=True, init=False)
 class EventEnvelope:
     """One event and what is known about it.
 
@@ -139,24 +130,44 @@ class EventEnvelope:
     stream_id: StreamId
     event_type: str
     payload: Any
-    metadata: Mapping[str, Any] = field(default_factory=dict)
-    event_id: UUID = field(default_factory=new_event_id)
-    occurred_at: datetime = field(default_factory=_now)
-    version: int = 0
-    recorded_at: datetime | None = None
-    position: int | None = None
+    metadata: Mapping[str, Any]
+    event_id: UUID
+    occurred_at: datetime
+    version: int
+    recorded_at: datetime | None
+    position: int | None
 
-    def __post_init__(self) -> None:
-        if not isinstance(self.stream_id, StreamId):
-            raise InvalidInputError(f"stream_id must be a StreamId, not {self.stream_id!r}")
-        check_name(self.event_type, "event_type")
-        if not isinstance(self.metadata, Mapping):
-            raise InvalidInputError(f"metadata must be a mapping, not {type(self.metadata).__name__}")
-        if not isinstance(self.event_id, UUID):
-            raise InvalidInputError(f"event_id must be a uuid.UUID, not {self.event_id!r}")
-        check_version(self.version, "version")
-        if self.occurred_at.__class__ is not datetime or self.occurred_at.tzinfo is not UTC:
-            object.__setattr__(self, "occurred_at", _as_utc(self.occurred_at))
+    # Written out, because nine guarded assignments would be the dearest part of an append.
+    def __init__(
+        self,
+        stream_id: StreamId,
+        event_type: str,
+        payload: Any,
+        metadata: Mapping[str, Any] | None = None,
+        event_id: UUID | None = None,
+        occurred_at: datetime | None = None,
+        version: int = 0,
+        recorded_at: datetime | None = None,
+        position: int | None = None,
+    ) -> None:
+        if not isinstance(stream_id, StreamId):
+            raise InvalidInputError(f"stream_id must be a StreamId, not {stream_id!r}")
+        if metadata is not None and not isinstance(metadata, Mapping):
+            raise InvalidInputError(f"metadata must be a mapping, not {type(metadata).__name__}")
+        if event_id is not None and not isinstance(event_id, UUID):
+            raise InvalidInputError(f"event_id must be a uuid.UUID, not {event_id!r}")
+        _fill(
+            self,
+            stream_id,
+            check_name(event_type, "event_type"),
+            payload,
+            {} if metadata is None else metadata,
+            new_event_id() if event_id is None else event_id,
+            datetime.now(UTC) if occurred_at is None else _as_utc(occurred_at),
+            check_version(version, "version"),
+            recorded_at,
+            position,
+        )
 
     def __hash__(self) -> int:
         return hash(self.event_id)
@@ -187,6 +198,34 @@ def stored_envelope(
     For authors of backends. The times must be UTC already.
     """
     envelope = object.__new__(EventEnvelope)
+    _fill(
+        envelope,
+        stream_id,
+        event_type,
+        payload,
+        metadata,
+        event_id,
+        occurred_at,
+        version,
+        recorded_at,
+        position,
+    )
+    return envelope
+
+
+def _fill(
+    envelope: EventEnvelope,
+    stream_id: StreamId,
+    event_type: str,
+    payload: Any,
+    metadata: Mapping[str, Any],
+    event_id: UUID,
+    occurred_at: datetime,
+    version: int,
+    recorded_at: datetime | None,
+    position: int | None,
+) -> None:
+    """All fields of a frozen envelope in one assignment."""
     object.__setattr__(
         envelope,
         "__dict__",
@@ -202,4 +241,3 @@ def stored_envelope(
             "position": position,
         },
     )
-    return envelope

@@ -140,11 +140,11 @@ async def test_an_exhausted_pool_is_unavailable_not_a_hang(event_store_dsn):
 async def test_a_role_without_rights_gets_a_typed_error(event_store_dsn, sql):
     sql("DROP ROLE IF EXISTS k1s0_stranger")
     sql("CREATE ROLE k1s0_stranger")
-    async with PostgresEventStore(EventStoreConfig(dsn=event_store_dsn)) as store:
-        async with store.bind.connect() as connection:
-            await connection.exec_driver_sql("SET ROLE k1s0_stranger")
-            with pytest.raises(PermissionDeniedError, match="eventstore"):
-                await store.within(connection).append(ORDER, new_events(ORDER, 1))
+    config = EventStoreConfig(dsn=event_store_dsn)
+    async with PostgresEventStore(config) as store, store.bind.connect() as connection:
+        await connection.exec_driver_sql("SET ROLE k1s0_stranger")
+        with pytest.raises(PermissionDeniedError, match="eventstore"):
+            await store.within(connection).append(ORDER, new_events(ORDER, 1))
     sql("DROP ROLE k1s0_stranger")
 
 

@@ -55,8 +55,12 @@ class History(RuleBasedStateMachine):
         try:
             answer = self.run(self.store.append(stream_id, events, expected))
         except ConcurrencyError as error:
+            refused = error
+        else:
+            refused = None
+        if refused is not None:
             assert not allowed
-            assert (error.expected_version, error.actual_version) == (expected, len(history))
+            assert (refused.expected_version, refused.actual_version) == (expected, len(history))
         else:
             assert allowed
             history += values

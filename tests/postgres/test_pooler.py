@@ -41,7 +41,7 @@ def pooler(event_store_dsn):
     (folder / "pgbouncer.ini").write_text(
         f"[databases]\n* = host={host} port={target.port or 5432} user={target.username or 'postgres'}"
         f"{f' password={target.password}' if target.password else ''}\n"
-        "[pgbouncer]\npool_mode = transaction\nauth_type = any\ndefault_pool_size = 2\nmax_client_conn = 100\n"
+        "[pgbouncer]\npool_mode = transaction\nauth_type = any\ndefault_pool_size = 2\n"
         f"listen_addr =\nunix_socket_dir = {folder}\nlisten_port = 6432\n"
         "ignore_startup_parameters = extra_float_digits\n"
     )

@@ -44,16 +44,12 @@ async def test_a_long_stream_is_read_in_constant_memory_without_holding_a_connec
 
 
 async def test_pages_of_large_events_are_small(event_store):
-    big = [e for e in new_events(ORDER, 150)]
+    big = new_events(ORDER, 150)
     for event in big:
         event.payload["text"] = "x" * 200_000
     await event_store.append(ORDER, big)
-    sizes = []
-    tracemalloc.start()
-    async for event in event_store.stream(ORDER, from_version=101):
-        sizes.append(tracemalloc.get_traced_memory()[0])
-    tracemalloc.stop()
-    assert len(sizes) == 50
+    read = [event.version async for event in event_store.stream(ORDER, from_version=101)]
+    assert read == list(range(101, 151))
     assert next_page_size([("", "x" * 200_000, "{}", 0, 0, 0, 0, 0)] * 3) == 19
     assert next_page_size([("", "x" * 9_000_000, "{}", 0, 0, 0, 0, 0)]) == 1
     assert next_page_size([("", "x", "{}", 0, 0, 0, 0, 0)]) == 1000

@@ -122,10 +122,10 @@ async def test_a_refused_append_burns_no_position(store, app_engine, sql):
 async def test_two_streams_in_one_transaction_are_atomic(store, app_engine):
     async with AsyncSession(app_engine) as session:
         bound = store.within(session)
+        await bound.append(ORDER, new_events(ORDER, 1), expected_version=0)
         with pytest.raises(ConcurrencyError):
-            async with session.begin():
-                await bound.append(ORDER, new_events(ORDER, 1), expected_version=0)
-                await bound.append(OTHER, new_events(OTHER, 1), expected_version=7)
+            await bound.append(OTHER, new_events(OTHER, 1), expected_version=7)
+        await session.rollback()
     assert not await store.exists(ORDER)
     assert not await store.exists(OTHER)
 

@@ -144,15 +144,14 @@ def test_stream_exists_is_the_same_object_wherever_it_is_copied_to():
     [
         ("stream_id", "order-o-1", "stream_id must be a StreamId, not 'order-o-1'"),
         ("stream_id", None, "stream_id must be a StreamId"),
-        ("metadata", None, "metadata must be a mapping, not NoneType"),
         ("metadata", [("a", 1)], "metadata must be a mapping, not list"),
+        ("metadata", "", "metadata must be a mapping, not str"),
+        ("event_id", 0, "event_id must be a uuid.UUID"),
         ("event_id", str(UUID(int=1)), "event_id must be a uuid.UUID"),
-        ("event_id", None, "event_id must be a uuid.UUID"),
         ("version", -1, "version must be a whole number from 0"),
         ("version", True, "version must be a whole number from 0"),
         ("version", "1", "version must be a whole number from 0"),
         ("occurred_at", datetime(2026, 1, 1), "timezone-aware"),
-        ("occurred_at", None, "timezone-aware"),
         ("occurred_at", "2026-01-01T00:00:00Z", "timezone-aware"),
         ("occurred_at", 1767225600.0, "timezone-aware"),
         ("occurred_at", datetime.max.replace(tzinfo=timezone(timedelta(hours=-1))), "years 1 to 9999"),
@@ -173,6 +172,13 @@ def test_an_envelope_needs_three_parts_and_fills_in_the_rest():
     assert before <= event.occurred_at <= datetime.now(UTC)
     assert event.event_id.version == 7
     assert (event.metadata, event.version, event.recorded_at, event.position) == ({}, 0, None, None)
+
+
+def test_none_stands_for_what_is_filled_in():
+    event = EventEnvelope(ORDER, "Created", {}, None, None, None)
+    assert event.metadata == {}
+    assert event.event_id.version == 7
+    assert event.occurred_at.tzinfo is UTC
 
 
 def test_envelopes_do_not_share_their_default_metadata():

@@ -247,8 +247,10 @@ def envelopes(stream_id: StreamId, rows: Rows) -> list[EventEnvelope]:
 
 def all_envelopes(rows: Rows) -> list[EventEnvelope]:
     """Envelopes of rows that begin with the stream's two names."""
+    names = {(row[0], row[1]) for row in rows}
+    stream_ids = {name: StreamId(*name) for name in names}
     with _NoCollection():
-        return [_envelope(StreamId(row[0], row[1]), row[2:]) for row in rows]
+        return [_envelope(stream_ids[row[0], row[1]], row[2:]) for row in rows]
 
 
 class _NoCollection:

@@ -192,19 +192,22 @@ def _container() -> Any | None:
 
 def _docker_answers() -> bool:
     with warnings.catch_warnings():
-        # A client that found no engine leaves its socket to the garbage collector.
+        # A client that found no engine leaves its socket to the garbage collector; until the error
+        # is handled its traceback still holds the client.
         warnings.simplefilter("ignore", ResourceWarning)
         try:
             import docker
             from docker.errors import DockerException
-
-            docker.from_env().close()
         except ImportError:
             return False
+        try:
+            docker.from_env().close()
         except DockerException:
-            gc.collect()
-            return False
-    return True
+            answers = False
+        else:
+            answers = True
+        gc.collect()
+    return answers
 
 
 @contextmanager

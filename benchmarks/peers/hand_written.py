@@ -1,0 +1,54 @@
+"""The limit: asyncpg, orjson and one statement, no library. Tables as ours, made by our migrations."""
+
+import uuid
+
+import asyncpg
+import orjson
+
+from k1s0_event_store import EventStoreConfig
+from k1s0_event_store.postgres.connection import create_async_store_engine
+from k1s0_event_store.postgres.schema import downgrade_database, upgrade_database
+
+APPEND = """
+WITH head AS (INSERT INTO eventstore.streams (aggregate_type, aggregate_id, version) VALUES ('bench', $1, $2))
+INSERT INTO eventstore.events (aggregate_type, aggregate_id, version, event_id, event_type, payload, metadata, occurred_at)
+SELECT 'bench', $1, n, id, 'BenchEvent', payload::jsonb, '{}', now()
+FROM unnest($3::uuid[], $4::text[]) WITH ORDINALITY AS e (id, payload, n)"""  # noqa: E501
+LOAD = """
+SELECT version, event_id, event_type, payload::text, metadata::text, occurred_at FROM eventstore.events
+WHERE aggregate_type = 'bench' AND aggregate_id = $1 ORDER BY version"""
+READ_ALL = """
+SELECT position, version, event_id, event_type, payload::text, metadata::text, occurred_at
+FROM eventstore.events WHERE position > $1 ORDER BY position LIMIT 1000"""
+
+pool: asyncpg.Pool
+
+
+async def setup(dsn: str, pool_size: int = 10) -> None:
+    global pool
+    engine = create_async_store_engine(EventStoreConfig(dsn=dsn))
+    async with engine.begin() as connection:
+        await connection.run_sync(downgrade_database)
+        await connection.run_sync(upgrade_database)
+    await engine.dispose()
+    pool = await asyncpg.create_pool(dsn, min_size=pool_size, max_size=pool_size)
+
+
+async def append(stream: str, start_version: int, payloads: list[dict]) -> None:
+    ids = [uuid.uuid4() for _ in payloads]
+    texts = [orjson.dumps(payload).decode() for payload in payloads]
+    await pool.execute(APPEND, stream, len(payloads), ids, texts)
+
+
+async def load(stream: str) -> list[dict]:
+    rows = await pool.fetch(LOAD, stream)
+    return [(*row[:3], orjson.loads(row[3]), orjson.loads(row[4]), row[5])[3] for row in rows]
+
+
+async def read_all() -> list[dict]:
+    found: list[dict] = []
+    position = 0
+    while rows := await pool.fetch(READ_ALL, position):
+        found += [(*row[:4], orjson.loads(row[4]), orjson.loads(row[5]), row[6])[4] for row in rows]
+        position = rows[-1][0]
+    return found

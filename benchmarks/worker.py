@@ -1,0 +1,116 @@
+"""One store under measurement: takes the name of a work per line, answers with its rate as JSON.
+
+Usage: worker.py MODULE DSN. MODULE is an adapter in peers/ with setup, append, load and read_all,
+each async or blocking.
+"""
+
+import asyncio
+import concurrent.futures
+import importlib
+import inspect
+import json
+import sys
+import time
+from pathlib import Path
+
+sys.path.insert(0, str(Path(__file__).parent / "peers"))
+
+PAYLOAD = {
+    "order_id": "o-123",
+    "total": 123.45,
+    "items": [{"sku": "A", "qty": 1}, {"sku": "B", "qty": 2}],
+    "note": "hello world, this is a payload",
+}
+
+
+class Work:
+    """Every work returns events (or loads) per second."""
+
+    def __init__(self, module):
+        self.module = module
+        self.runs = 0
+        self.long = self.short = ""
+
+    async def call(self, function, *args):
+        answer = getattr(self.module, function)(*args)
+        return await answer if inspect.isawaitable(answer) else answer
+
+    def stream(self, name):
+        self.runs += 1
+        return f"{name}-{self.runs}"
+
+    async def prepare(self):
+        self.long, self.short = self.stream("long"), self.stream("short")
+        for start in range(0, 5_000, 500):
+            await self.call("append", self.long, start, [PAYLOAD] * 500)
+        await self.call("append", self.short, 0, [PAYLOAD] * 20)
+        return 1.0
+
+    async def append_1(self, events=300):
+        start = time.perf_counter()
+        for _ in range(events):
+            await self.call("append", self.stream("one"), 0, [PAYLOAD])
+        return events / (time.perf_counter() - start)
+
+    async def append_1_by_16(self, each=40):
+        names = [[self.stream("by16") for _ in range(each)] for _ in range(16)]
+        start = time.perf_counter()
+        if inspect.iscoroutinefunction(self.module.append):
+            await asyncio.gather(*(self._write(streams) for streams in names))
+        else:
+            with concurrent.futures.ThreadPoolExecutor(16) as pool:
+                list(pool.map(self._write_blocking, names))
+        return 16 * each / (time.perf_counter() - start)
+
+    async def _write(self, streams):
+        for stream in streams:
+            await self.module.append(stream, 0, [PAYLOAD])
+
+    def _write_blocking(self, streams):
+        for stream in streams:
+            self.module.append(stream, 0, [PAYLOAD])
+
+    async def append_5000(self):
+        return await self._append_many(5_000, 1)
+
+    async def append_100(self):
+        return await self._append_many(100, 20)
+
+    async def _append_many(self, size, times):
+        start = time.perf_counter()
+        for _ in range(times):
+            await self.call("append", self.stream("many"), 0, [PAYLOAD] * size)
+        return size * times / (time.perf_counter() - start)
+
+    async def load_5000(self):
+        return await self._load(self.long, 5_000, 3)
+
+    async def load_20(self):
+        return await self._load(self.short, 20, 200) / 20
+
+    async def _load(self, stream, size, times):
+        start = time.perf_counter()
+        for _ in range(times):
+            found = await self.call("load", stream)
+        rate = size * times / (time.perf_counter() - start)
+        assert len(found) == size
+        assert found[-1]["total"] == 123.45
+        return rate
+
+    async def read_all(self):
+        start = time.perf_counter()
+        found = await self.call("read_all")
+        return len(found) / (time.perf_counter() - start)
+
+
+async def main(module, dsn):
+    adapter = importlib.import_module(module)
+    work = Work(adapter)
+    sized = "pool_size" in inspect.signature(adapter.setup).parameters
+    await work.call("setup", *((dsn, 16) if sized else (dsn,)))
+    for line in sys.stdin:
+        print(json.dumps(await getattr(work, line.strip())()), flush=True)
+
+
+if __name__ == "__main__":
+    asyncio.run(main(*sys.argv[1:]))
