@@ -66,12 +66,8 @@ async def main(events):
                 pass  # the first reading loads what every later one shares
             seen, rate, memory = await stream_memory(store)
             short, long = await append_times(store)
-    print(
-        f"stream() over {seen:,} events: {rate:,.0f} per second, at most {memory:.1f} MB more than at the start"
-    )
-    print(
-        f"one append to a stream of {events:,} events: {long / short:.2f} times one of 10 ({long * 1e3:.2f} ms)"
-    )
+    print(f"stream() over {seen:,} events: {rate:,.0f} per second, {memory:.1f} MB at most above the start")
+    print(f"one append to {events:,} events: {long / short:.2f} times one to 10 ({long * 1e3:.2f} ms)")
 
 
 if __name__ == "__main__":

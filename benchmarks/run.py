@@ -46,46 +46,52 @@ REQUIREMENTS_313 = [
 WORK = {
     "append_1": "one at a time",
     "append_1_by_16": "16 writers",
+    "append_1000": "one append of 1,000",
     "append_5000": "one append of 5,000",
     "append_100": "appends of 100",
     "load_5000": "load 5,000",
     "load_20": "loads of 20 (per s)",
     "read_all": "read all",
 }
-TIME_LIMIT = 60
+TIME_LIMIT = 20
 
 
 class Store:
-    """A worker process; it is given up for good when it takes too long (some peers hang)."""
+    """A worker process. A work that takes too long is given up for this store (some peers hang)."""
 
     def __init__(self, module, python, dsn):
         self.module = module
         self.figures = {}
-        self._process = subprocess.Popen(
-            [python, str(HERE / "worker.py"), module, dsn],
-            stdin=subprocess.PIPE,
-            stdout=subprocess.PIPE,
-            text=True,
-        )
+        self._given_up = set()
+        self._command = [python, str(HERE / "worker.py"), module, dsn]
+        self._start()
 
-    def do(self, work):
-        if self._process is None:
-            return
+    def _start(self):
+        pipe = subprocess.PIPE
+        self._process = subprocess.Popen(self._command, stdin=pipe, stdout=pipe, text=True)
+        self._ask("prepare")
+
+    def _ask(self, work):
         self._process.stdin.write(f"{work}\n")
         self._process.stdin.flush()
         ready, _, _ = select.select([self._process.stdout], [], [], TIME_LIMIT)
-        line = self._process.stdout.readline() if ready else ""
-        if line:
+        return self._process.stdout.readline() if ready else ""
+
+    def do(self, work):
+        if work in self._given_up:
+            return
+        if line := self._ask(work):
             self.figures.setdefault(work, []).append(json.loads(line))
         else:
             print(f"{self.module} was given up in {work}", file=sys.stderr)
+            self._given_up.add(work)
+            self.figures.pop(work, None)
             self.stop()
+            self._start()
 
     def stop(self):
-        if self._process is not None:
-            self._process.kill()
-            self._process.wait()
-            self._process = None
+        self._process.kill()
+        self._process.wait()
 
     def median(self, work):
         return statistics.median(self.figures[work]) if work in self.figures else None
@@ -119,7 +125,7 @@ def measure(folder, dsn, rounds, python313):
         with psycopg.connect(dsn, autocommit=True) as connection:
             connection.execute(f"CREATE DATABASE b_{module}")
         stores.append(Store(module, python, dsn.replace("/postgres?", f"/b_{module}?")))
-    for work in ("prepare", *(work for _ in range(rounds) for work in WORK)):
+    for work in list(WORK) * rounds:
         for store in stores:
             store.do(work)
     for store in stores:
@@ -139,14 +145,18 @@ def table(stores, rounds, server):
     for name, base in (("times the best peer", best), ("of the hand-written limit", limit)):
         ratios = (f"{by_name[OURS].median(work) / base[work]:.2f}" for work in WORK)
         lines.append(f"| *{name}* | " + " | ".join(ratios) + " |")
-    lines += [
-        "",
-        f"Medians of {rounds} rounds by `python benchmarks/run.py`, all stores in turn on one machine: "
-        f"{os.cpu_count()} cores, {platform.system()}, Python {platform.python_version()}, "
-        f"PostgreSQL {server} with fsync and synchronous_commit on. Only ratios within one run count. A dash: not run, or given up after "
-        f"{TIME_LIMIT} s.",
-    ]
+    lines += ["", *note(rounds, server)]
     return "\n".join(lines)
+
+
+def note(rounds, server):
+    """What the figures mean."""
+    return [
+        f"Medians of {rounds} rounds by `python benchmarks/run.py`, all stores in turn on one machine:",
+        f"{os.cpu_count()} cores, {platform.system()}, Python {platform.python_version()},",
+        f"PostgreSQL {server} with fsync and synchronous_commit on. Only ratios within one run",
+        f"count. A dash: not run, or given up after {TIME_LIMIT} s.",
+    ]
 
 
 def main():

@@ -70,6 +70,9 @@ class Work:
         for stream in streams:
             self.module.append(stream, 0, [PAYLOAD])
 
+    async def append_1000(self):
+        return await self._append_many(1_000, 3)
+
     async def append_5000(self):
         return await self._append_many(5_000, 1)
 

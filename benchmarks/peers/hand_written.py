@@ -10,10 +10,15 @@ from k1s0_event_store.postgres.connection import create_async_store_engine
 from k1s0_event_store.postgres.schema import downgrade_database, upgrade_database
 
 APPEND = """
-WITH head AS (INSERT INTO eventstore.streams (aggregate_type, aggregate_id, version) VALUES ('bench', $1, $2))
-INSERT INTO eventstore.events (aggregate_type, aggregate_id, version, event_id, event_type, payload, metadata, occurred_at)
-SELECT 'bench', $1, n, id, 'BenchEvent', payload::jsonb, '{}', now()
-FROM unnest($3::uuid[], $4::text[]) WITH ORDINALITY AS e (id, payload, n)"""  # noqa: E501
+WITH head AS (
+    INSERT INTO eventstore.streams (aggregate_type, aggregate_id, version)
+    VALUES ('bench', $1, $2::bigint + $5::bigint)
+    ON CONFLICT (aggregate_type, aggregate_id) DO UPDATE SET version = excluded.version
+)
+INSERT INTO eventstore.events (aggregate_type, aggregate_id, version, event_id, event_type, payload,
+                               metadata, occurred_at)
+SELECT 'bench', $1, $5::bigint + n, id, 'BenchEvent', payload::jsonb, '{}', now()
+FROM unnest($3::uuid[], $4::text[]) WITH ORDINALITY AS e (id, payload, n)"""
 LOAD = """
 SELECT version, event_id, event_type, payload::text, metadata::text, occurred_at FROM eventstore.events
 WHERE aggregate_type = 'bench' AND aggregate_id = $1 ORDER BY version"""
@@ -37,7 +42,7 @@ async def setup(dsn: str, pool_size: int = 10) -> None:
 async def append(stream: str, start_version: int, payloads: list[dict]) -> None:
     ids = [uuid.uuid4() for _ in payloads]
     texts = [orjson.dumps(payload).decode() for payload in payloads]
-    await pool.execute(APPEND, stream, len(payloads), ids, texts)
+    await pool.execute(APPEND, stream, len(payloads), ids, texts, start_version)
 
 
 async def load(stream: str) -> list[dict]:

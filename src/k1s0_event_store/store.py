@@ -97,7 +97,7 @@ class EventStore(ABC):
     ) -> AsyncIterator[EventEnvelope]:
         """The events of `load`, oldest first, one by one in constant memory.
 
-        No connection is held while the consumer works. Events appended meanwhile are included.
+        No connection is held while the consumer works. Events appended meanwhile may be included.
         """
 
     @abstractmethod

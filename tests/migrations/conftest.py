@@ -89,7 +89,7 @@ def alembic_command() -> Callable[..., subprocess.Popen[str]]:
         if schema is not None:
             env["K1S0_EVENT_STORE_SCHEMA"] = schema
         command = [sys.executable, "-W", "error", "-m", "alembic", *args]
-        return subprocess.Popen(  # noqa: S603 - our own command
+        return subprocess.Popen(
             command, cwd=ROOT, env=env, text=True, stdout=subprocess.PIPE, stderr=subprocess.PIPE
         )
 

@@ -8,6 +8,7 @@ from pathlib import Path
 import pytest
 
 from k1s0_event_store import InvalidInputError, StreamId
+from k1s0_event_store.demo import flights
 from k1s0_event_store.demo.flights import (
     COLUMNS,
     FlightFileError,
@@ -80,8 +81,8 @@ def test_the_same_row_gives_the_same_event_ids_and_another_row_gives_others(path
 
 
 def test_a_flight_without_an_aircraft_is_kept_under_its_carrier(path):
-    flights = read_flights(write(path, {**NOT_DEPARTED, "tailnum": "NA"}))
-    assert list(events_by_aircraft(flights)) == [StreamId("aircraft", "unassigned-UA")]
+    streams = events_by_aircraft(read_flights(write(path, {**NOT_DEPARTED, "tailnum": "NA"})))
+    assert list(streams) == [StreamId("aircraft", "unassigned-UA")]
 
 
 def test_an_aircraft_has_its_flights_in_the_order_of_the_schedule(path):
@@ -129,6 +130,20 @@ def test_a_bad_row_is_refused_with_its_file_and_line(path, row, reason):
     assert isinstance(caught.value, InvalidInputError)
 
 
+def test_the_file_is_closed_while_the_error_is_still_held(path, monkeypatch):
+    opened = []
+
+    def opening(path):
+        opened.append(path.open())
+        return opened[0]
+
+    monkeypatch.setattr(flights, "_open", opening)
+    with pytest.raises(FlightRowError) as caught:
+        read_flights(write(path, {"day": "99"}, {}))
+    assert opened[0].closed
+    assert caught.value.line == 2
+
+
 def test_a_row_that_is_cut_off_is_refused(path):
     write(path, {}).write_text(path.read_text() + "2013,1\n")
     with pytest.raises(FlightRowError, match="3: the number of columns"):
@@ -137,8 +152,8 @@ def test_a_row_that_is_cut_off_is_refused(path):
 
 def test_bad_rows_are_handed_over_and_the_others_kept(path):
     bad = []
-    flights = read_flights(write(path, {"day": "99"}, {}, {"minute": "x", "flight": "7"}), bad.append)
-    assert [flight.number for flight in flights] == [1545]
+    kept = read_flights(write(path, {"day": "99"}, {}, {"minute": "x", "flight": "7"}), bad.append)
+    assert [flight.number for flight in kept] == [1545]
     assert [error.line for error in bad] == [2, 4]
 
 

@@ -11,7 +11,8 @@ import csv
 import gzip
 import re
 import zlib
-from collections.abc import Callable, Iterable, Iterator, Mapping
+from collections.abc import Callable, Generator, Iterable, Mapping
+from contextlib import closing
 from dataclasses import dataclass
 from datetime import UTC, date, datetime, timedelta
 from pathlib import Path
@@ -98,17 +99,19 @@ def read_flights(path: Path, on_bad_row: Callable[[FlightRowError], None] | None
     """
     flights: dict[str, Flight] = {}
     line = 1
-    for line, row in _rows(path):
-        try:
-            flight = _flight(row)
-            _check_new(flight, flights)
-        except ValueError as exc:
-            error = FlightRowError(path, line, str(exc))
-            if on_bad_row is None:
-                raise error from exc
-            on_bad_row(error)
-        else:
-            flights[flight.key] = flight
+    # Closed here, so that the file does not stay open for as long as somebody holds the error.
+    with closing(_rows(path)) as rows:
+        for line, row in rows:
+            try:
+                flight = _flight(row)
+                _check_new(flight, flights)
+            except ValueError as exc:
+                error = FlightRowError(path, line, str(exc))
+                if on_bad_row is None:
+                    raise error from exc
+                on_bad_row(error)
+            else:
+                flights[flight.key] = flight
     if not flights:
         raise FlightFileError(path, line, "there are no flights in the file")
     return list(flights.values())
@@ -119,7 +122,7 @@ def _check_new(flight: Flight, flights: Mapping[str, Flight]) -> None:
         raise ValueError(f"the flight {flight.key} is in the file twice")
 
 
-def _rows(path: Path) -> Iterator[tuple[int, dict[str | None, Any]]]:
+def _rows(path: Path) -> Generator[tuple[int, dict[str | None, Any]], None, None]:
     line = 0
     try:
         with _open(path) as file:

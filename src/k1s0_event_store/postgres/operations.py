@@ -217,25 +217,26 @@ def _read_query(sql: Statements, stream_id: StreamId, span: Span) -> Query:
 
 @dataclass(frozen=True, slots=True)
 class AllSpan:
-    """The events that `snapshot` sees after position `after`, at most `limit`."""
+    """The events that `snapshot` sees after position `after` up to position `last`, `limit` at a time."""
 
     snapshot: str
+    last: int
     after: int
     limit: int
 
 
 def read_all_start(sql: Statements) -> Steps[AllSpan]:
     """Everything that is committed now, from the beginning."""
-    rows = yield Query(sql.snapshot_of_now)
-    return AllSpan(rows[0][0], 0, _FIRST_PAGE)
+    ((snapshot, last),) = yield Query(sql.read_all_start)
+    return AllSpan(snapshot, last, 0, _FIRST_PAGE)
 
 
 def read_all_page(sql: Statements, span: AllSpan) -> Steps[tuple[list[EventEnvelope], AllSpan | None]]:
-    """The events of the span up to its limit, and the span that follows (None: there is none)."""
+    """The events of one page of the span, and the span that follows (None: there is none)."""
     rows = yield Query(sql.read_all, (span.after, span.snapshot, span.limit))
     following = None
-    if len(rows) == span.limit:
-        following = AllSpan(span.snapshot, rows[-1][-1], next_page_size(rows))
+    if len(rows) == span.limit and rows[-1][-1] < span.last:
+        following = AllSpan(span.snapshot, span.last, rows[-1][-1], next_page_size(rows))
     return all_envelopes(rows), following
 
 
@@ -246,11 +247,10 @@ def envelopes(stream_id: StreamId, rows: Rows) -> list[EventEnvelope]:
 
 
 def all_envelopes(rows: Rows) -> list[EventEnvelope]:
-    """Envelopes of rows that begin with the stream's two names."""
-    names = {(row[0], row[1]) for row in rows}
-    stream_ids = {name: StreamId(*name) for name in names}
+    """Envelopes of the rows that begin with "is visible" and then name their streams."""
+    stream_ids = {name: StreamId(*name) for name in {(row[1], row[2]) for row in rows}}
     with _NoCollection():
-        return [_envelope(stream_ids[row[0], row[1]], row[2:]) for row in rows]
+        return [_envelope(stream_ids[row[1], row[2]], row[3:]) for row in rows if row[0]]
 
 
 class _NoCollection:

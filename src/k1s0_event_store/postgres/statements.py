@@ -140,13 +140,15 @@ WHERE aggregate_type = $1::text AND aggregate_id = $2::text
   AND version >= $3::bigint AND version <= $4::bigint
 ORDER BY version {direction} LIMIT $5::bigint"""
 
-_SNAPSHOT_OF_NOW: Final = "SELECT pg_current_snapshot()::text"
+# Positions are drawn before commit: complete up to its end is only what one snapshot sees.
+_READ_ALL_START: Final = """
+SELECT pg_current_snapshot()::text, coalesce(max(position), 0) FROM {events}"""
 
-# Positions are drawn before commit: only what one snapshot sees is complete up to its end.
+# Visibility is an answer, not a condition: with one, the planner guesses how many rows it leaves and
+# may sort the rest of the table for every page.
 _READ_ALL: Final = """
-SELECT aggregate_type, aggregate_id, {columns} FROM {events}
-WHERE position > $1::bigint AND pg_visible_in_snapshot(tx, $2::text::pg_snapshot)
-ORDER BY position LIMIT $3::bigint"""
+SELECT pg_visible_in_snapshot(tx, $2::text::pg_snapshot), aggregate_type, aggregate_id, {columns}
+FROM {events} WHERE position > $1::bigint ORDER BY position LIMIT $3::bigint"""
 
 # `kept` counts the new row in, which the DELETE itself cannot see yet.
 _SAVE_SNAPSHOT: Final = """
@@ -202,7 +204,7 @@ class Statements:
         self.lock_new = statement(_LOCK_NEW, **names)
         self.read = statement(_READ, **names, direction="ASC")
         self.read_backwards = statement(_READ, **names, direction="DESC")
-        self.snapshot_of_now = statement(_SNAPSHOT_OF_NOW)
+        self.read_all_start = statement(_READ_ALL_START, **names)
         self.read_all = statement(_READ_ALL, **names)
         self.save_snapshot = statement(_SAVE_SNAPSHOT, **names)
         self.load_snapshot = statement(_LOAD_SNAPSHOT, **names)
