@@ -26,6 +26,11 @@ class Batch:
     def __len__(self) -> int:
         return len(self.event_ids)
 
+    @property
+    def has_metadata(self) -> bool:
+        """False where the metadata of every event is empty."""
+        return any(text != "{}" for text in self.metadata)
+
 
 def check_stream_id(stream_id: object) -> StreamId:
     """Return `stream_id` if it is one, else raise InvalidInputError."""

@@ -8,7 +8,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from datetime import UTC, datetime
 from enum import Enum
-from typing import Any, Final, Literal, Self, TypeAlias
+from typing import Any, Final, Literal, Self, TypeAlias, TypedDict
 from uuid import UUID
 
 from k1s0_event_store.exceptions import InvalidInputError
@@ -156,18 +156,18 @@ class EventEnvelope:
             raise InvalidInputError(f"metadata must be a mapping, not {type(metadata).__name__}")
         if event_id is not None and not isinstance(event_id, UUID):
             raise InvalidInputError(f"event_id must be a uuid.UUID, not {event_id!r}")
-        _fill(
-            self,
-            stream_id,
-            check_name(event_type, "event_type"),
-            payload,
-            {} if metadata is None else metadata,
-            new_event_id() if event_id is None else event_id,
-            datetime.now(UTC) if occurred_at is None else _as_utc(occurred_at),
-            check_version(version, "version"),
-            recorded_at,
-            position,
-        )
+        fields = {
+            "stream_id": stream_id,
+            "event_type": check_name(event_type, "event_type"),
+            "payload": payload,
+            "metadata": {} if metadata is None else metadata,
+            "event_id": new_event_id() if event_id is None else event_id,
+            "occurred_at": datetime.now(UTC) if occurred_at is None else _as_utc(occurred_at),
+            "version": check_version(version, "version"),
+            "recorded_at": recorded_at,
+            "position": position,
+        }
+        object.__setattr__(self, "__dict__", fields)
 
     def __hash__(self) -> int:
         return hash(self.event_id)
@@ -182,62 +182,25 @@ def _as_utc(value: object) -> datetime:
         raise InvalidInputError(f"occurred_at must be in the years 1 to 9999 in UTC, not {value!r}") from None
 
 
-def stored_envelope(
-    stream_id: StreamId,
-    event_type: str,
-    payload: Any,
-    metadata: Mapping[str, Any],
-    event_id: UUID,
-    occurred_at: datetime,
-    version: int,
-    recorded_at: datetime,
-    position: int,
-) -> EventEnvelope:
+class StoredFields(TypedDict):
+    """All fields of an envelope that comes from a store; the times are UTC."""
+
+    stream_id: StreamId
+    event_type: str
+    payload: Any
+    metadata: Mapping[str, Any]
+    event_id: UUID
+    occurred_at: datetime
+    version: int
+    recorded_at: datetime
+    position: int
+
+
+def stored_envelope(fields: StoredFields) -> EventEnvelope:
     """An envelope of values that a store has checked before: several times faster than the class.
 
-    For authors of backends. The times must be UTC already.
+    For authors of backends. Takes `fields` over: give it a dictionary of its own.
     """
     envelope = object.__new__(EventEnvelope)
-    _fill(
-        envelope,
-        stream_id,
-        event_type,
-        payload,
-        metadata,
-        event_id,
-        occurred_at,
-        version,
-        recorded_at,
-        position,
-    )
+    object.__setattr__(envelope, "__dict__", fields)
     return envelope
-
-
-def _fill(
-    envelope: EventEnvelope,
-    stream_id: StreamId,
-    event_type: str,
-    payload: Any,
-    metadata: Mapping[str, Any],
-    event_id: UUID,
-    occurred_at: datetime,
-    version: int,
-    recorded_at: datetime | None,
-    position: int | None,
-) -> None:
-    """All fields of a frozen envelope in one assignment."""
-    object.__setattr__(
-        envelope,
-        "__dict__",
-        {
-            "stream_id": stream_id,
-            "event_type": event_type,
-            "payload": payload,
-            "metadata": metadata,
-            "event_id": event_id,
-            "occurred_at": occurred_at,
-            "version": version,
-            "recorded_at": recorded_at,
-            "position": position,
-        },
-    )

@@ -54,15 +54,17 @@ class _Stored:
 
     def envelope(self) -> EventEnvelope:
         return stored_envelope(
-            self.stream_id,
-            self.event_type,
-            decode(self.payload),
-            decode(self.metadata),
-            self.event_id,
-            self.occurred_at,
-            self.version,
-            self.recorded_at,
-            self.position,
+            {
+                "stream_id": self.stream_id,
+                "event_type": self.event_type,
+                "payload": decode(self.payload),
+                "metadata": decode(self.metadata),
+                "event_id": self.event_id,
+                "occurred_at": self.occurred_at,
+                "version": self.version,
+                "recorded_at": self.recorded_at,
+                "position": self.position,
+            }
         )
 
 

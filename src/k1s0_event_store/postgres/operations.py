@@ -100,7 +100,7 @@ def _append_query(
         batch.event_ids,
         batch.event_types,
         batch.payloads,
-        batch.metadata,
+        batch.metadata if batch.has_metadata else [],
         batch.occurred_at,
     )
     if expected is None:
@@ -271,15 +271,17 @@ def _envelope(stream_id: StreamId, row: Sequence[Any]) -> EventEnvelope:
         occurred_at, recorded_at = occurred_at.astimezone(UTC), recorded_at.astimezone(UTC)
     try:
         return stored_envelope(
-            stream_id,
-            event_type,
-            decode(payload),
-            decode(metadata),
-            event_id,
-            occurred_at,
-            version,
-            recorded_at,
-            position,
+            {
+                "stream_id": stream_id,
+                "event_type": event_type,
+                "payload": decode(payload),
+                "metadata": {} if metadata == "{}" else decode(metadata),
+                "event_id": event_id,
+                "occurred_at": occurred_at,
+                "version": version,
+                "recorded_at": recorded_at,
+                "position": position,
+            }
         )
     except CorruptDataError as exc:
         raise CorruptDataError(f"stream {stream_id}, version {version}: {exc}") from exc

@@ -51,16 +51,17 @@ def quote_name(name: str) -> str:
     return '"' + name.replace('"', '""') + '"'
 
 
-# $1 aggregate_type, $2 aggregate_id, $3 number of events, $4 ids, $5 types, $6 payloads,
-# $7 metadata, $8 times. The head row is locked and checked by `moved` before `inserted` draws the
-# first position, so that a stream's versions and positions have one order and a loser burns none.
-# Should a trigger or rule ever drop a row, the division by zero undoes the whole statement.
+# $1 aggregate_type, $2 aggregate_id, $3 number of events, $4 ids, $5 types, $6 payloads, $7 metadata
+# (no element where all of it is empty: unnest pads with NULL), $8 times. `moved` locks and checks the
+# head row before `inserted` draws the first position: a stream's versions and positions have one
+# order, and a loser burns none. Should a trigger or rule ever drop a row, the division by zero undoes
+# the whole statement.
 _INSERTED: Final = """,
 inserted AS (
     INSERT INTO {events} (aggregate_type, aggregate_id, version, event_id, event_type,
                           payload, metadata, occurred_at)
     SELECT $1::text, $2::text, moved.version - $3::bigint + e.ordinality, e.event_id, e.event_type,
-           e.payload::jsonb, e.metadata::jsonb, e.occurred_at
+           e.payload::jsonb, coalesce(e.metadata::jsonb, '{}'), e.occurred_at
     FROM moved, unnest($4::uuid[], $5::text[], $6::text[], $7::text[], $8::timestamptz[])
          WITH ORDINALITY AS e (event_id, event_type, payload, metadata, occurred_at, ordinality)
     RETURNING 1
