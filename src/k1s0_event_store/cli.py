@@ -15,9 +15,9 @@ from rich.console import Console
 from typer.core import TyperGroup
 
 from k1s0_event_store.config import DEFAULT_SCHEMA, EventStoreConfig
-from k1s0_event_store.demo.database import in_transaction, server
 from k1s0_event_store.demo.run import prepare, run_demo
 from k1s0_event_store.exceptions import EventStoreError, SchemaError
+from k1s0_event_store.postgres.connection import in_transaction
 from k1s0_event_store.postgres.models import metadata_for
 from k1s0_event_store.postgres.schema import (
     BASE,
@@ -28,6 +28,7 @@ from k1s0_event_store.postgres.schema import (
     upgrade_database,
 )
 from k1s0_event_store.postgres.store import PostgresEventStore
+from k1s0_event_store.sandbox import server_or
 
 DSN_VARIABLE: Final = "K1S0_EVENT_STORE_DSN"
 SCHEMA_VARIABLE: Final = "K1S0_EVENT_STORE_SCHEMA"
@@ -109,7 +110,7 @@ def demo(
     streams = prepare(console, file, skip_bad_rows)
     console.print(_place(config, folder), markup=False, highlight=False, soft_wrap=True)
     try:
-        with server(dsn, folder) as live:
+        with server_or(dsn, folder) as live:
             asyncio.run(run_demo(EventStoreConfig(dsn=live, schema=schema), streams, console))
     except KeyboardInterrupt:
         typer.echo("stopped; the same command goes on where it stopped", err=True)

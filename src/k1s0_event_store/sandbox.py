@@ -32,3 +32,13 @@ def running_server(folder: Path) -> Iterator[str]:
         yield server.get_uri().replace("postgres:@", "postgres@")
     finally:
         server.cleanup()
+
+
+@contextmanager
+def server_or(dsn: str | None, folder: Path) -> Iterator[str]:
+    """`dsn` as it is; without one the DSN of an embedded server with its data in `folder`/data."""
+    if dsn is not None:
+        yield dsn
+        return
+    with running_server(folder / "data") as embedded:
+        yield embedded

@@ -119,9 +119,9 @@ async def test_a_cancelled_run_stops_all_writers_and_can_be_resumed(event_store,
 
     with pytest.raises(Interrupted):
         await take_in(event_store, streams, interrupt)
-    partly = len(await stored(event_store))
+    # The server may still commit what a cancelled writer had sent, so only the ends are certain.
     intake = await take_in(event_store, streams)
-    assert intake.appended == SMALL_MONTH_EVENTS - partly
+    assert 0 < intake.appended < SMALL_MONTH_EVENTS
     assert len(await stored(event_store)) == SMALL_MONTH_EVENTS
 
 

@@ -15,12 +15,12 @@ from rich.text import Text
 
 from k1s0_event_store.config import EventStoreConfig
 from k1s0_event_store.demo.airports import Reading, read_airports
-from k1s0_event_store.demo.database import in_transaction
 from k1s0_event_store.demo.flights import FlightRowError, events_by_aircraft, flights_path, read_flights
 from k1s0_event_store.demo.intake import Intake, take_in
 from k1s0_event_store.demo.logbook import Comparison, compare
 from k1s0_event_store.demo.race import RACE, Finish, race
 from k1s0_event_store.envelope import EventEnvelope, EventVersion, StreamId
+from k1s0_event_store.postgres.connection import in_transaction
 from k1s0_event_store.postgres.schema import upgrade_database
 from k1s0_event_store.postgres.snapshot import PostgresSnapshotStore
 from k1s0_event_store.postgres.store import PostgresEventStore

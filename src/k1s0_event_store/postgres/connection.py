@@ -316,6 +316,23 @@ def create_async_store_engine(config: EventStoreConfig) -> AsyncEngine:
     return create_async_engine("postgresql+asyncpg://", connect_args=arguments, **_pool_options(config))
 
 
+async def in_transaction(config: EventStoreConfig, work: Callable[[Connection], T]) -> T:
+    """Run blocking `work` in one transaction, on an engine of its own; raises EventStoreError."""
+    engine = create_async_store_engine(config)
+    connecting = True
+    try:
+        async with engine.begin() as connection:
+            connecting = False
+            return await connection.run_sync(work)
+    except Exception as exc:
+        error = translate(exc, config.schema, connecting=connecting)
+        if error is None:
+            raise
+        raise error from exc
+    finally:
+        await engine.dispose()
+
+
 def create_sync_store_engine(config: EventStoreConfig) -> Engine:
     """An engine on psycopg; libpq reads the DSN itself."""
     try:
