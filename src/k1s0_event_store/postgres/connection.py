@@ -14,7 +14,7 @@ from contextlib import (
     asynccontextmanager,
     contextmanager,
 )
-from typing import Any, Final, Protocol, TypeAlias, TypeVar, cast
+from typing import Any, Final, Protocol, Self, TypeAlias, TypeVar, cast
 from urllib.parse import parse_qsl, urlencode, urlsplit, urlunsplit
 
 from sqlalchemy import Connection, Engine, create_engine
@@ -101,6 +101,23 @@ class _Driver(Protocol):
     def is_closed(self) -> bool: ...
 
 
+class _Translating:
+    """Errors of the database that leave the block come out as EventStoreError."""
+
+    def __init__(self, schema: str, connecting: bool = True) -> None:
+        self._schema = schema
+        self.connecting = connecting
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(self, kind: object, error: BaseException | None, traceback: object) -> None:
+        if isinstance(error, Exception):
+            ours = translate(error, self._schema, connecting=self.connecting)
+            if ours is not None:
+                raise ours from error
+
+
 class AsyncpgPoolRunner:
     """Each query in autocommit through the driver, under SQLAlchemy's pool: one round trip."""
 
@@ -109,39 +126,28 @@ class AsyncpgPoolRunner:
         self._schema = schema
 
     async def fetch(self, query: Query) -> Rows:
-        raw, connection = await self._checkout()
-        try:
-            rows = await connection.fetch(query.statement.dollar, *query.args)
-        except Exception as exc:
-            if connection.is_closed():
-                raw.invalidate()
-            error = translate(exc, self._schema)
-            if error is None:
+        with _Translating(self._schema) as errors:
+            raw, connection = await self._checkout()
+            errors.connecting = False
+            try:
+                return await connection.fetch(query.statement.dollar, *query.args)
+            except BaseException as exc:
+                # Cancelled while a statement may be under way: nobody else gets this connection.
+                if connection.is_closed() or not isinstance(exc, Exception):
+                    raw.invalidate()
                 raise
-            raise error from exc
-        except BaseException:
-            # Cancelled while a statement may be under way: nobody else gets this connection.
-            raw.invalidate()
-            raise
-        finally:
-            await greenlet_spawn(raw.close)
-        return rows
+            finally:
+                await greenlet_spawn(raw.close)
 
     async def _checkout(self) -> tuple[Any, _Driver]:
         """A live connection. One that died while idle is known without asking the server."""
-        try:
-            while True:
-                raw = await self._engine.raw_connection()
-                connection = cast("_Driver", raw.driver_connection)
-                if not connection.is_closed():
-                    return raw, connection
-                raw.invalidate()
-                await greenlet_spawn(raw.close)
-        except Exception as exc:
-            error = translate(exc, self._schema, connecting=True)
-            if error is None:
-                raise
-            raise error from exc
+        while True:
+            raw = await self._engine.raw_connection()
+            connection = cast("_Driver", raw.driver_connection)
+            if not connection.is_closed():
+                return raw, connection
+            raw.invalidate()
+            await greenlet_spawn(raw.close)
 
 
 class AsyncConnectionRunner:
@@ -154,17 +160,11 @@ class AsyncConnectionRunner:
         self._schema = schema
 
     async def fetch(self, query: Query) -> Rows:
-        connecting = True
-        try:
+        with _Translating(self._schema) as errors:
             async with self._connect() as connection:
-                connecting = False
+                errors.connecting = False
                 result = await connection.exec_driver_sql(*_driver_sql(query, connection.dialect))
                 return result.all() if result.returns_rows else ()
-        except Exception as exc:
-            error = translate(exc, self._schema, connecting=connecting)
-            if error is None:
-                raise
-            raise error from exc
 
 
 class SyncConnectionRunner:
@@ -175,17 +175,10 @@ class SyncConnectionRunner:
         self._schema = schema
 
     def fetch(self, query: Query) -> Rows:
-        connecting = True
-        try:
-            with self._connect() as connection:
-                connecting = False
-                result = connection.exec_driver_sql(*_driver_sql(query, connection.dialect))
-                return result.all() if result.returns_rows else ()
-        except Exception as exc:
-            error = translate(exc, self._schema, connecting=connecting)
-            if error is None:
-                raise
-            raise error from exc
+        with _Translating(self._schema) as errors, self._connect() as connection:
+            errors.connecting = False
+            result = connection.exec_driver_sql(*_driver_sql(query, connection.dialect))
+            return result.all() if result.returns_rows else ()
 
 
 class ClosedRunner:
@@ -319,16 +312,11 @@ def create_async_store_engine(config: EventStoreConfig) -> AsyncEngine:
 async def in_transaction(config: EventStoreConfig, work: Callable[[Connection], T]) -> T:
     """Run blocking `work` in one transaction, on an engine of its own; raises EventStoreError."""
     engine = create_async_store_engine(config)
-    connecting = True
     try:
-        async with engine.begin() as connection:
-            connecting = False
-            return await connection.run_sync(work)
-    except Exception as exc:
-        error = translate(exc, config.schema, connecting=connecting)
-        if error is None:
-            raise
-        raise error from exc
+        with _Translating(config.schema) as errors:
+            async with engine.begin() as connection:
+                errors.connecting = False
+                return await connection.run_sync(work)
     finally:
         await engine.dispose()
 
