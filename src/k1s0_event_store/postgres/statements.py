@@ -146,9 +146,9 @@ _READ_ALL_START: Final = """
 SELECT pg_current_snapshot()::text, coalesce(max(position), 0) FROM {events}"""
 
 # Visibility is an answer, not a condition: with one, the planner guesses how many rows it leaves and
-# may sort the rest of the table for every page.
+# may sort the rest of the table for every page. The sub-select parses the snapshot once, not per row.
 _READ_ALL: Final = """
-SELECT pg_visible_in_snapshot(tx, $2::text::pg_snapshot), aggregate_type, aggregate_id, {columns}
+SELECT pg_visible_in_snapshot(tx, (SELECT $2::text::pg_snapshot)), aggregate_type, aggregate_id, {columns}
 FROM {events} WHERE position > $1::bigint ORDER BY position LIMIT $3::bigint"""
 
 # `kept` counts the new row in, which the DELETE itself cannot see yet.
