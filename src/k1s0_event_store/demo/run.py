@@ -118,9 +118,7 @@ def _show_comparison(console: Console, stream_id: StreamId, comparison: Comparis
     due = f"a snapshot is due every {interval} events, {comparison.snapshots_taken} taken in this run"
     _say(console, f"busiest stream {stream_id}: {due}")
     table = _table("", "events read", "landed", "cancelled", "miles", "minutes late")
-    start = (
-        f"snapshot {short.snapshot_version} and later events" if short.snapshot_version else "no snapshot yet"
-    )
+    start = f"snapshot {short.snapshot_version} and later" if short.snapshot_version else "no snapshot yet"
     for name, replay in (("all events", full), (start, short)):
         book = replay.state
         table.add_row(
