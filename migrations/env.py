@@ -8,7 +8,7 @@ from __future__ import annotations
 import asyncio
 import os
 import re
-from urllib.parse import parse_qsl, urlencode, urlsplit, urlunsplit
+from urllib.parse import parse_qsl, urlencode, urlsplit
 
 import sqlalchemy as sa
 from alembic import context
@@ -42,7 +42,7 @@ def asyncpg_dsn(dsn: str) -> str:
     split = urlsplit(re.sub(r"^postgres(?:ql)?(?:\+\w+)?://", "postgresql://", dsn))
     given = parse_qsl(split.query, keep_blank_values=True)
     kept = [(key, value) for key, value in given if value == "require" or not LIBPQ_ONLY.match(key)]
-    return urlunsplit(split._replace(query=urlencode(kept)))
+    return f"postgresql://{split.netloc}{split.path}?{urlencode(kept)}"
 
 
 async def main() -> None:

@@ -8,7 +8,7 @@ import re
 from collections.abc import Mapping
 from dataclasses import dataclass, field, fields
 from typing import Any, Final, Self
-from urllib.parse import SplitResult, quote, unquote, urlsplit, urlunsplit
+from urllib.parse import SplitResult, quote, unquote, urlsplit
 
 from k1s0_event_store.exceptions import ConfigurationError
 
@@ -119,7 +119,13 @@ class EventStoreConfig:
                 settings[key] = _parse_int(key, value)
             else:
                 rest.append(part)
-        return cls(dsn=urlunsplit(split._replace(query="&".join(rest))), **settings)
+        return cls(dsn=join_url(split._replace(query="&".join(rest))), **settings)
+
+
+def join_url(parts: SplitResult) -> str:
+    """The URL of `parts`; the standard library would drop the // where there is no host."""
+    query = f"?{parts.query}" if parts.query else ""
+    return f"{parts.scheme}://{parts.netloc}{parts.path}{query}"
 
 
 def check_dsn(dsn: object) -> str:
@@ -168,7 +174,7 @@ def mask_dsn(dsn: str) -> str:
     name, colon, _ = user.partition(":")
     query = "&".join(map(_mask_parameter, _query_parts(split)))
     netloc = f"{name}{colon}{_MASK if colon else ''}{at}{hosts}"
-    return urlunsplit(split._replace(netloc=netloc, query=query))
+    return join_url(split._replace(netloc=netloc, query=query))
 
 
 def _mask_parameter(part: str) -> str:

@@ -122,6 +122,16 @@ async def test_a_missing_database_or_role_is_a_refused_login(event_store_server)
                 await store.append(ORDER, new_events(ORDER, 1))
 
 
+async def test_a_dsn_may_leave_the_user_to_the_driver(proxy, monkeypatch):
+    monkeypatch.setenv("PGUSER", "postgres")
+    dsn = f"postgresql:///{proxy.dsn.partition('@/')[2]}"
+    config = EventStoreConfig.from_url(dsn)
+    async with PostgresEventStore(config) as store:
+        assert await store.append(ORDER, new_events(ORDER, 1)) == 1
+    with SyncPostgresEventStore(config) as store:
+        assert store.current_version(ORDER) == 1
+
+
 async def test_a_server_that_hangs_up_is_unavailable(proxy, proxied_store):
     proxy.refuse = True
     with pytest.raises(StoreUnavailableError):

@@ -336,3 +336,9 @@ def test_the_rest_of_the_url_stays_as_it_is(dsn):
 def test_a_url_that_cannot_be_used_is_refused(url, reason):
     with pytest.raises(ConfigurationError, match=reason):
         EventStoreConfig.from_url(url)
+
+
+@pytest.mark.parametrize("url", ["postgresql:///app?host=/run/postgresql", "postgresql:///app"])
+def test_a_url_without_a_host_keeps_its_form(url):
+    config = EventStoreConfig.from_url(f"{url}{'&' if '?' in url else '?'}schema=mine")
+    assert (config.dsn, config.masked_dsn, config.schema) == (url, url, "mine")

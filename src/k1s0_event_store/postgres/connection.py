@@ -15,7 +15,7 @@ from contextlib import (
     contextmanager,
 )
 from typing import Any, Final, Protocol, Self, TypeAlias, TypeVar, cast
-from urllib.parse import parse_qsl, urlencode, urlsplit, urlunsplit
+from urllib.parse import parse_qsl, urlencode, urlsplit
 
 from sqlalchemy import Connection, Engine, create_engine
 from sqlalchemy.engine.interfaces import Dialect
@@ -30,7 +30,7 @@ from sqlalchemy.ext.asyncio import (
 from sqlalchemy.orm import Session, scoped_session, sessionmaker
 from sqlalchemy.util import greenlet_spawn
 
-from k1s0_event_store.config import EventStoreConfig
+from k1s0_event_store.config import EventStoreConfig, join_url
 from k1s0_event_store.exceptions import ConfigurationError, EventStoreError, StoreClosedError
 from k1s0_event_store.postgres.errors import translate
 from k1s0_event_store.postgres.models import EventRow
@@ -381,4 +381,4 @@ def _asyncpg_dsn(dsn: str) -> tuple[str, dict[str, str]]:
         if given.get(key) == "require":
             raise ConfigurationError(f"asyncpg cannot do {key}=require; remove it from the DSN")
     kept = {key: value for key, value in given.items() if key not in _LIBPQ_ONLY}
-    return urlunsplit(split._replace(query=urlencode(kept))), given
+    return join_url(split._replace(query=urlencode(kept))), given

@@ -17,7 +17,7 @@ from collections.abc import AsyncIterator, Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Final
-from urllib.parse import urlsplit, urlunsplit
+from urllib.parse import urlsplit
 
 import pytest
 
@@ -152,7 +152,9 @@ def in_memory_snapshot_store() -> InMemorySnapshotStore:
 
 def database_dsn(dsn: str, name: str) -> str:
     """`dsn` for another database of the same server."""
-    return urlunsplit(urlsplit(dsn)._replace(path=f"/{name}"))
+    from k1s0_event_store.config import join_url
+
+    return join_url(urlsplit(dsn)._replace(path=f"/{name}"))
 
 
 @contextmanager
