@@ -1,11 +1,12 @@
 """Reading much: constant memory, connections given back, plans on indexes."""
 
+import asyncio
 import tracemalloc
 
 import pytest
 from sqlalchemy.ext.asyncio import AsyncSession
 
-from k1s0_event_store import CorruptDataError, StreamId
+from k1s0_event_store import CorruptDataError, SchemaError, StreamId
 from k1s0_event_store.postgres.operations import next_page_size
 from k1s0_event_store.testing.contract import new_events, versions
 
@@ -25,6 +26,10 @@ def fill(sql, stream_id, count):
     sql("ANALYZE eventstore.events")
 
 
+async def _all(events):
+    return [event async for event in events]
+
+
 async def test_a_long_stream_is_read_in_constant_memory_without_holding_a_connection(event_store, sql):
     fill(sql, LONG, 60_000)
     seen, peaks = 0, []
@@ -38,7 +43,7 @@ async def test_a_long_stream_is_read_in_constant_memory_without_holding_a_connec
             tracemalloc.reset_peak()
     tracemalloc.stop()
     assert seen == 60_000
-    # A page is at most 1,000 events; the whole stream would be 60 times that.
+    # A page is at most 500 events; the whole stream would be 120 times that.
     assert max(peaks) < 15_000_000
     assert peaks[-1] < peaks[0] * 1.5
 
@@ -52,7 +57,7 @@ async def test_pages_of_large_events_are_small(event_store):
     assert read == list(range(101, 151))
     assert next_page_size([("", "x" * 200_000, "{}", 0, 0, 0, 0, 0)] * 3) == 19
     assert next_page_size([("", "x" * 9_000_000, "{}", 0, 0, 0, 0, 0)]) == 1
-    assert next_page_size([("", "x", "{}", 0, 0, 0, 0, 0)]) == 1000
+    assert next_page_size([("", "x", "{}", 0, 0, 0, 0, 0)]) == 500
 
 
 async def test_a_consumer_that_stops_early_leaves_no_connection_behind(event_store, sql):
@@ -62,6 +67,33 @@ async def test_a_consumer_that_stops_early_leaves_no_connection_behind(event_sto
             break
     assert event_store.bind.pool.checkedout() == 0
     assert versions(await event_store.load(LONG, 4_999)) == [4_999, 5_000]
+
+
+@pytest.mark.parametrize("close", [True, False])
+async def test_reading_everything_ahead_ends_with_its_consumer(event_store, sql, close):
+    fill(sql, LONG, 5_000)
+    events = event_store.read_all()
+    async for event in events:
+        if event.version == 1_500:
+            break
+    if close:
+        await events.aclose()
+    else:
+        del events, event
+        await asyncio.sleep(0.1)
+    assert event_store.bind.pool.checkedout() == 0
+    assert len([event async for event in event_store.read_all()]) == 5_000
+
+
+async def test_a_fault_while_reading_everything_ahead_reaches_the_consumer(event_store, sql):
+    fill(sql, LONG, 5_000)
+    events = event_store.read_all()
+    for _ in range(200):
+        await anext(events)
+    sql("ALTER TABLE eventstore.events RENAME TO hidden")
+    with pytest.raises(SchemaError):
+        await _all(events)
+    assert event_store.bind.pool.checkedout() == 0
 
 
 async def test_events_appended_while_a_stream_is_read_are_included(event_store):

@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import asyncio
 import copy
-from typing import Self
+from collections.abc import AsyncGenerator, Callable, Iterator
+from typing import Self, TypeVar
 
 from sqlalchemy import Engine
 from sqlalchemy.ext.asyncio import AsyncEngine
@@ -14,6 +16,7 @@ from k1s0_event_store.postgres.connection import (
     AsyncJoin,
     AsyncRunner,
     ClosedRunner,
+    Rows,
     Steps,
     SyncBind,
     SyncClosedRunner,
@@ -31,6 +34,8 @@ from k1s0_event_store.postgres.connection import (
 )
 from k1s0_event_store.postgres.schema import validate
 from k1s0_event_store.postgres.statements import statements_for
+
+P = TypeVar("P")
 
 
 class AsyncClient:
@@ -69,6 +74,36 @@ class AsyncClient:
     async def _run(self, steps: Steps[T]) -> T:
         return await run_async(self._runner, steps)
 
+    async def _pages(
+        self, read: Callable[[P], Steps[tuple[Rows, P | None]]], first: P
+    ) -> AsyncGenerator[Rows, None]:
+        """Rows page by page; no connection is held while one is in use."""
+        page: P | None = first
+        while page is not None:
+            rows, page = await self._run(read(page))
+            yield rows
+
+    async def _pages_ahead(
+        self, read: Callable[[P], Steps[tuple[Rows, P | None]]], first: P
+    ) -> AsyncGenerator[Rows, None]:
+        """Rows page by page; after the second, the next one is fetched while one is in use."""
+        rows, following = await self._run(read(first))
+        yield rows
+        if following is None:
+            return
+        ahead = asyncio.ensure_future(self._run(read(following)))
+        try:
+            while following is not None:
+                rows, following = await ahead
+                if following is not None:
+                    ahead = asyncio.ensure_future(self._run(read(following)))
+                    await asyncio.sleep(0)  # lets it send its query
+                yield rows
+        except BaseException:
+            ahead.cancel()
+            await asyncio.gather(ahead, return_exceptions=True)
+            raise
+
 
 class SyncClient:
     """AsyncClient for blocking code."""
@@ -105,3 +140,10 @@ class SyncClient:
 
     def _run(self, steps: Steps[T]) -> T:
         return run_sync(self._runner, steps)
+
+    def _pages(self, read: Callable[[P], Steps[tuple[Rows, P | None]]], first: P) -> Iterator[Rows]:
+        """Rows page by page."""
+        page: P | None = first
+        while page is not None:
+            rows, page = self._run(read(page))
+            yield rows

@@ -356,6 +356,8 @@ def _pool_options(config: EventStoreConfig) -> dict[str, Any]:
             "pool_size": config.pool_size,
             "max_overflow": config.max_overflow,
             "pool_timeout": config.pool_timeout,
+            # The connection used last has the statements prepared and their plans made.
+            "pool_use_lifo": True,
         }
     return {**options, **config.engine_options}
 

@@ -51,7 +51,8 @@ from k1s0_event_store.snapshot import Snapshot, check_snapshot_query, encode_sta
 from k1s0_event_store.store import Span, check_wait
 
 _FIRST_PAGE = 100
-_LARGEST_PAGE = 1000
+# What fits into a socket's buffer: the server can finish a page while the one before is in use.
+_LARGEST_PAGE = 500
 _PAGE_BYTES = 4_000_000
 
 
@@ -187,14 +188,12 @@ def load(sql: Statements, stream_id: StreamId, span: Span) -> Steps[list[EventEn
     return envelopes(stream_id, (yield _read_query(sql, stream_id, span)))
 
 
-def load_page(
-    sql: Statements, stream_id: StreamId, span: Span
-) -> Steps[tuple[list[EventEnvelope], Span | None]]:
-    """The events of the span up to its limit, and the span that follows (None: there is none)."""
+def load_page(sql: Statements, stream_id: StreamId, span: Span) -> Steps[tuple[Rows, Span | None]]:
+    """The rows of the span up to its limit, and the span that follows (None: there is none)."""
     rows = yield _read_query(sql, stream_id, span)
     if span.limit is None or len(rows) < span.limit:
-        return envelopes(stream_id, rows), None
-    return envelopes(stream_id, rows), Span(rows[-1][5] + 1, span.last, next_page_size(rows))
+        return rows, None
+    return rows, Span(rows[-1][5] + 1, span.last, next_page_size(rows))
 
 
 def first_page(span: Span) -> Span:
@@ -231,13 +230,13 @@ def read_all_start(sql: Statements) -> Steps[AllSpan]:
     return AllSpan(snapshot, last, 0, _FIRST_PAGE)
 
 
-def read_all_page(sql: Statements, span: AllSpan) -> Steps[tuple[list[EventEnvelope], AllSpan | None]]:
-    """The events of one page of the span, and the span that follows (None: there is none)."""
+def read_all_page(sql: Statements, span: AllSpan) -> Steps[tuple[Rows, AllSpan | None]]:
+    """The rows of one page of the span, and the span that follows (None: there is none)."""
     rows = yield Query(sql.read_all, (span.after, span.snapshot, span.limit))
     following = None
     if len(rows) == span.limit and rows[-1][-1] < span.last:
         following = AllSpan(span.snapshot, span.last, rows[-1][-1], next_page_size(rows))
-    return all_envelopes(rows), following
+    return rows, following
 
 
 def envelopes(stream_id: StreamId, rows: Rows) -> list[EventEnvelope]:
@@ -248,9 +247,17 @@ def envelopes(stream_id: StreamId, rows: Rows) -> list[EventEnvelope]:
 
 def all_envelopes(rows: Rows) -> list[EventEnvelope]:
     """Envelopes of the rows that begin with "is visible" and then name their streams."""
-    stream_ids = {name: StreamId(*name) for name in {(row[1], row[2]) for row in rows}}
+    stream_ids: dict[tuple[str, str], StreamId] = {}
+    events = []
     with _NoCollection():
-        return [_envelope(stream_ids[row[1], row[2]], row[3:]) for row in rows if row[0]]
+        for visible, aggregate_type, aggregate_id, *row in rows:
+            if visible:
+                key = aggregate_type, aggregate_id
+                stream_id = stream_ids.get(key)
+                if stream_id is None:
+                    stream_id = stream_ids[key] = StreamId(aggregate_type, aggregate_id)
+                events.append(_envelope(stream_id, row))
+    return events
 
 
 class _NoCollection:

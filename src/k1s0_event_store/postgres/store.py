@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 from collections.abc import AsyncIterator, Iterator, Sequence
+from contextlib import aclosing
+from functools import partial
 
 from k1s0_event_store.envelope import EventEnvelope, EventVersion, ExpectedVersion, StreamId
 from k1s0_event_store.postgres import operations
 from k1s0_event_store.postgres.client import AsyncClient, SyncClient
-from k1s0_event_store.store import EventStore, Span, SyncEventStore, check_span
+from k1s0_event_store.store import EventStore, SyncEventStore, check_span
 
 
 class PostgresEventStore(AsyncClient, EventStore):
@@ -42,10 +44,9 @@ class PostgresEventStore(AsyncClient, EventStore):
     async def stream(
         self, stream_id: StreamId, from_version: int = 0, to_version: int | None = None
     ) -> AsyncIterator[EventEnvelope]:
-        span: Span | None = operations.first_page(check_span(stream_id, from_version, to_version))
-        while span is not None:
-            page, span = await self._run(operations.load_page(self._sql, stream_id, span))
-            for event in page:
+        first = operations.first_page(check_span(stream_id, from_version, to_version))
+        async for rows in self._pages(partial(operations.load_page, self._sql, stream_id), first):
+            for event in operations.envelopes(stream_id, rows):
                 yield event
 
     async def current_version(self, stream_id: StreamId) -> EventVersion:
@@ -55,11 +56,13 @@ class PostgresEventStore(AsyncClient, EventStore):
         return await self._run(operations.lock(self._sql, stream_id, wait, self._joined))
 
     async def read_all(self) -> AsyncIterator[EventEnvelope]:
-        span: operations.AllSpan | None = await self._run(operations.read_all_start(self._sql))
-        while span is not None:
-            page, span = await self._run(operations.read_all_page(self._sql, span))
-            for event in page:
-                yield event
+        first = await self._run(operations.read_all_start(self._sql))
+        # A caller's session does one thing at a time.
+        pages = self._pages if self._joined else self._pages_ahead
+        async with aclosing(pages(partial(operations.read_all_page, self._sql), first)) as all_rows:
+            async for rows in all_rows:
+                for event in operations.all_envelopes(rows):
+                    yield event
 
 
 class SyncPostgresEventStore(SyncClient, SyncEventStore):
@@ -90,10 +93,9 @@ class SyncPostgresEventStore(SyncClient, SyncEventStore):
     def stream(
         self, stream_id: StreamId, from_version: int = 0, to_version: int | None = None
     ) -> Iterator[EventEnvelope]:
-        span: Span | None = operations.first_page(check_span(stream_id, from_version, to_version))
-        while span is not None:
-            page, span = self._run(operations.load_page(self._sql, stream_id, span))
-            yield from page
+        first = operations.first_page(check_span(stream_id, from_version, to_version))
+        for rows in self._pages(partial(operations.load_page, self._sql, stream_id), first):
+            yield from operations.envelopes(stream_id, rows)
 
     def current_version(self, stream_id: StreamId) -> EventVersion:
         return self._run(operations.current_version(self._sql, stream_id))
@@ -102,7 +104,6 @@ class SyncPostgresEventStore(SyncClient, SyncEventStore):
         return self._run(operations.lock(self._sql, stream_id, wait, self._joined))
 
     def read_all(self) -> Iterator[EventEnvelope]:
-        span: operations.AllSpan | None = self._run(operations.read_all_start(self._sql))
-        while span is not None:
-            page, span = self._run(operations.read_all_page(self._sql, span))
-            yield from page
+        first = self._run(operations.read_all_start(self._sql))
+        for rows in self._pages(partial(operations.read_all_page, self._sql), first):
+            yield from operations.all_envelopes(rows)
