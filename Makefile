@@ -7,7 +7,9 @@ demo: .venv/.installed
 	$(BIN)/k1s0-event-store demo
 
 test: .venv/.installed
-	$(BIN)/coverage run -m pytest
+	$(BIN)/coverage erase
+	$(BIN)/coverage run -m pytest -n 2
+	$(BIN)/coverage combine --quiet
 	$(BIN)/coverage report
 
 check: .venv/.installed

@@ -5,12 +5,18 @@ from __future__ import annotations
 import asyncio
 import os
 
+from sqlalchemy import text
+from sqlalchemy.ext.asyncio import AsyncSession
+
 from k1s0_event_store import (
     EventEnvelope,
     EventStoreConfig,
     PostgresEventStore,
     PostgresSnapshotStore,
+    PostgresSubscriptionStore,
+    Projection,
     StreamId,
+    SubscriptionRunner,
 )
 
 
@@ -28,7 +34,7 @@ def event(stream_id: StreamId, event_type: str, **payload: object) -> EventEnvel
 
 
 async def main() -> None:
-    """Append, load, save a snapshot, and load what came after it."""
+    """Append, load, save a snapshot, load what came after it, and run a projection."""
     config = EventStoreConfig(
         dsn=os.environ["K1S0_EVENT_STORE_DSN"], schema="eventstore", snapshot_interval=50
     )
@@ -51,6 +57,16 @@ async def main() -> None:
     await store.append(stream_id, [event(stream_id, "OrderReceived")], expected_version=3)
     delta = await store.load(stream_id, from_version=snapshot.version + 1)
     expect([envelope.event_type for envelope in delta], ["OrderReceived"])
+
+    handled = []
+
+    async def handle(event: EventEnvelope, session: AsyncSession) -> None:
+        handled.append((event.version, await session.scalar(text("SELECT 1"))))
+
+    subscriptions = PostgresSubscriptionStore(bind=store.bind)
+    runner = SubscriptionRunner(store, subscriptions, [Projection("smoke", handle)])
+    await runner.run_until_caught_up()
+    expect(handled, [(1, 1), (2, 1), (3, 1), (4, 1)])
     await store.close()
     await snapshot_store.close()
 

@@ -59,10 +59,11 @@ TIME_LIMIT = 20
 class Store:
     """A worker process. A work that takes too long is given up for this store (some peers hang)."""
 
-    def __init__(self, module, python, dsn):
+    def __init__(self, module, python, dsn, time_limit=TIME_LIMIT):
         self.module = module
         self.figures = {}
         self._given_up = set()
+        self._time_limit = time_limit
         self._command = [python, str(HERE / "worker.py"), module, dsn]
         self._start()
 
@@ -74,7 +75,7 @@ class Store:
     def _ask(self, work):
         self._process.stdin.write(f"{work}\n")
         self._process.stdin.flush()
-        ready, _, _ = select.select([self._process.stdout], [], [], TIME_LIMIT)
+        ready, _, _ = select.select([self._process.stdout], [], [], self._time_limit)
         return self._process.stdout.readline() if ready else ""
 
     def do(self, work):
@@ -108,6 +109,27 @@ def environment(folder, python, requirements):
     return interpreter
 
 
+def new_database(dsn, name):
+    """An empty database on the server of `dsn`; its DSN."""
+    with psycopg.connect(dsn, autocommit=True) as connection:
+        connection.execute(f"CREATE DATABASE {name}")
+    return dsn.replace("/postgres?", f"/{name}?")
+
+
+def server_version(dsn):
+    with psycopg.connect(dsn) as connection:
+        return connection.execute("SHOW server_version").fetchone()[0]
+
+
+def in_turn(stores, works, rounds):
+    """Let every store do each work in turn, then end them."""
+    for work in list(works) * rounds:
+        for store in stores:
+            store.do(work)
+    for store in stores:
+        store.stop()
+
+
 def measure(folder, dsn, rounds, python313):
     """Every store's figures."""
     with_311 = environment(folder / "311", sys.executable, REQUIREMENTS_311)
@@ -120,16 +142,8 @@ def measure(folder, dsn, rounds, python313):
     if python313:
         with_313 = environment(folder / "313", python313, REQUIREMENTS_313)
         pythons |= {"eventsource_py": with_313, "logicblocks_store": with_313}
-    stores = []
-    for module, python in pythons.items():
-        with psycopg.connect(dsn, autocommit=True) as connection:
-            connection.execute(f"CREATE DATABASE b_{module}")
-        stores.append(Store(module, python, dsn.replace("/postgres?", f"/b_{module}?")))
-    for work in list(WORK) * rounds:
-        for store in stores:
-            store.do(work)
-    for store in stores:
-        store.stop()
+    stores = [Store(module, python, new_database(dsn, f"b_{module}")) for module, python in pythons.items()]
+    in_turn(stores, WORK, rounds)
     return stores
 
 
@@ -153,10 +167,26 @@ def note(rounds, server):
     """What the figures mean."""
     return [
         f"Medians of {rounds} rounds by `python benchmarks/run.py`, all stores in turn on one machine:",
-        f"{os.cpu_count()} cores, {platform.system()}, Python {platform.python_version()},",
-        f"PostgreSQL {server} with fsync and synchronous_commit on. Only ratios within one run",
+        *machine(server),
+        "Only ratios within one run",
         f"count. A dash: not run, or given up after {TIME_LIMIT} s.",
     ]
+
+
+def machine(server):
+    """What it ran on."""
+    return [
+        f"{os.cpu_count()} cores, {platform.system()}, Python {platform.python_version()},",
+        f"PostgreSQL {server} with fsync and synchronous_commit on.",
+    ]
+
+
+def write_to_readme(text, begin=BEGIN, end=END):
+    """Put `text` between two markers of the README."""
+    before, found, rest = README.read_text().partition(begin)
+    if not found or end not in rest:
+        sys.exit(f"README.md has no {begin} with {end} after it")
+    README.write_text(f"{before}{begin}\n{text}\n{end}{rest.partition(end)[2]}")
 
 
 def main():
@@ -168,14 +198,11 @@ def main():
     parser.add_argument("--write", action="store_true", help="put the table into README.md")
     options = parser.parse_args()
     with tempfile.TemporaryDirectory() as name, running_server(Path(name) / "data") as dsn:
-        with psycopg.connect(dsn) as connection:
-            server = connection.execute("SHOW server_version").fetchone()[0]
         stores = measure(Path(name), dsn, options.rounds, options.python313)
-        text = table(stores, options.rounds, server)
+        text = table(stores, options.rounds, server_version(dsn))
     print(text)
     if options.write:
-        before, _, rest = README.read_text().partition(BEGIN)
-        README.write_text(f"{before}{BEGIN}\n{text}\n{END}{rest.partition(END)[2]}")
+        write_to_readme(text)
 
 
 if __name__ == "__main__":

@@ -1,7 +1,8 @@
 """One store under measurement: takes the name of a work per line, answers with its rate as JSON.
 
 Usage: worker.py MODULE DSN. MODULE is an adapter in peers/ with setup, append, load and read_all,
-each async or blocking.
+each async or blocking; for the comparison of projections also clear, rows, and project (and perhaps
+project_batch), which come back with the time at which the last row was committed.
 """
 
 import asyncio
@@ -21,6 +22,8 @@ PAYLOAD = {
     "items": [{"sku": "A", "qty": 1}, {"sku": "B", "qty": 2}],
     "note": "hello world, this is a payload",
 }
+LONG, SHORT = 5_000, 20
+PREPARED = LONG + SHORT
 
 
 class Work:
@@ -41,9 +44,9 @@ class Work:
 
     async def prepare(self):
         self.long, self.short = self.stream("long"), self.stream("short")
-        for start in range(0, 5_000, 500):
+        for start in range(0, LONG, 500):
             await self.call("append", self.long, start, [PAYLOAD] * 500)
-        await self.call("append", self.short, 0, [PAYLOAD] * 20)
+        await self.call("append", self.short, 0, [PAYLOAD] * SHORT)
         return 1.0
 
     async def append_1(self, events=300):
@@ -86,10 +89,10 @@ class Work:
         return size * times / (time.perf_counter() - start)
 
     async def load_5000(self):
-        return await self._load(self.long, 5_000, 3)
+        return await self._load(self.long, LONG, 3)
 
     async def load_20(self):
-        return await self._load(self.short, 20, 200) / 20
+        return await self._load(self.short, SHORT, 200) / SHORT
 
     async def _load(self, stream, size, times):
         start = time.perf_counter()
@@ -99,6 +102,20 @@ class Work:
         assert len(found) == size
         assert found[-1]["total"] == 123.45
         return rate
+
+    async def project(self):
+        return await self._project("project")
+
+    async def project_batch(self):
+        return await self._project("project_batch")
+
+    async def _project(self, how):
+        await self.call("clear")
+        start = time.perf_counter()
+        end = await self.call(how)
+        rows = await self.call("rows")
+        assert rows == PREPARED
+        return rows / (end - start)
 
     async def read_all(self):
         start = time.perf_counter()

@@ -1,6 +1,7 @@
 """An event store inside your own PostgreSQL database and SQLAlchemy transaction."""
 
 from k1s0_event_store.config import EventStoreConfig
+from k1s0_event_store.delivery import Notice
 from k1s0_event_store.envelope import (
     STREAM_EXISTS,
     EventEnvelope,
@@ -11,15 +12,18 @@ from k1s0_event_store.envelope import (
 )
 from k1s0_event_store.exceptions import (
     AuthenticationError,
+    ClusterChangedError,
     ConcurrencyError,
     ConfigurationError,
     CorruptDataError,
     DatabaseError,
     DeadlockError,
     DuplicateEventError,
+    EventParkedError,
     EventStoreError,
     InvalidEventError,
     InvalidInputError,
+    LeaseLostError,
     LockTimeoutError,
     OutcomeUnknownError,
     PermissionDeniedError,
@@ -27,43 +31,81 @@ from k1s0_event_store.exceptions import (
     StoreClosedError,
     StoreUnavailableError,
     StreamNotFoundError,
+    SubscriptionError,
+    SubscriptionNotFoundError,
     TransactionRequiredError,
+    WaitTimeoutError,
 )
+from k1s0_event_store.feed import AllEvents, Cursor, EventFilter, FeedPage, SyncAllEvents
 from k1s0_event_store.memory import (
     InMemoryEventStore,
     InMemorySnapshotStore,
+    InMemorySubscriptionStore,
     SyncInMemoryEventStore,
     SyncInMemorySnapshotStore,
 )
 from k1s0_event_store.postgres.snapshot import PostgresSnapshotStore, SyncPostgresSnapshotStore
 from k1s0_event_store.postgres.store import PostgresEventStore, SyncPostgresEventStore
+from k1s0_event_store.postgres.subscription import PostgresSubscriptionStore
+from k1s0_event_store.runner import SubscriptionRunner
 from k1s0_event_store.snapshot import Snapshot, SnapshotStore, SyncSnapshotStore
 from k1s0_event_store.store import EventStore, Replay, SyncEventStore
+from k1s0_event_store.subscription import (
+    FailurePolicy,
+    Lease,
+    ParkedEvent,
+    PartitionState,
+    PartitionStatus,
+    Progress,
+    Projection,
+    Subscriber,
+    Subscription,
+    SubscriptionStatus,
+    SubscriptionStore,
+    Transaction,
+)
 
 __all__ = [
     "STREAM_EXISTS",
+    "AllEvents",
     "AuthenticationError",
+    "ClusterChangedError",
     "ConcurrencyError",
     "ConfigurationError",
     "CorruptDataError",
+    "Cursor",
     "DatabaseError",
     "DeadlockError",
     "DuplicateEventError",
     "EventEnvelope",
+    "EventFilter",
+    "EventParkedError",
     "EventStore",
     "EventStoreConfig",
     "EventStoreError",
     "EventVersion",
     "ExpectedVersion",
+    "FailurePolicy",
+    "FeedPage",
     "InMemoryEventStore",
     "InMemorySnapshotStore",
+    "InMemorySubscriptionStore",
     "InvalidEventError",
     "InvalidInputError",
+    "Lease",
+    "LeaseLostError",
     "LockTimeoutError",
+    "Notice",
     "OutcomeUnknownError",
+    "ParkedEvent",
+    "PartitionState",
+    "PartitionStatus",
     "PermissionDeniedError",
     "PostgresEventStore",
     "PostgresSnapshotStore",
+    "PostgresSubscriptionStore",
+    "Progress",
+    "Projection",
     "Replay",
     "SchemaError",
     "Snapshot",
@@ -73,11 +115,21 @@ __all__ = [
     "StreamId",
     "StreamNotFoundError",
     "StreamState",
+    "Subscriber",
+    "Subscription",
+    "SubscriptionError",
+    "SubscriptionNotFoundError",
+    "SubscriptionRunner",
+    "SubscriptionStatus",
+    "SubscriptionStore",
+    "SyncAllEvents",
     "SyncEventStore",
     "SyncInMemoryEventStore",
     "SyncInMemorySnapshotStore",
     "SyncPostgresEventStore",
     "SyncPostgresSnapshotStore",
     "SyncSnapshotStore",
+    "Transaction",
     "TransactionRequiredError",
+    "WaitTimeoutError",
 ]

@@ -1,4 +1,4 @@
-"""The command line: the demo, and the tables of a database."""
+"""The command line: the demo, the tables of a database, and (in subscriptions_cli) its subscriptions."""
 
 from __future__ import annotations
 
@@ -14,11 +14,13 @@ import typer
 from rich.console import Console
 from typer.core import TyperGroup
 
+from k1s0_event_store.cli_options import Dsn, Schema, Yes
 from k1s0_event_store.config import DEFAULT_SCHEMA, EventStoreConfig
 from k1s0_event_store.demo.run import prepare, run_demo
 from k1s0_event_store.exceptions import EventStoreError, SchemaError
 from k1s0_event_store.postgres.connection import in_transaction
 from k1s0_event_store.postgres.models import metadata_for
+from k1s0_event_store.postgres.rebase import rebase as rebase_database
 from k1s0_event_store.postgres.schema import (
     BASE,
     HEAD,
@@ -29,9 +31,8 @@ from k1s0_event_store.postgres.schema import (
 )
 from k1s0_event_store.postgres.store import PostgresEventStore
 from k1s0_event_store.sandbox import server_or
+from k1s0_event_store.subscriptions_cli import subscriptions
 
-DSN_VARIABLE: Final = "K1S0_EVENT_STORE_DSN"
-SCHEMA_VARIABLE: Final = "K1S0_EVENT_STORE_SCHEMA"
 STOPPED_BY_USER: Final = 130
 
 
@@ -57,9 +58,7 @@ app = typer.Typer(
 )
 db = typer.Typer(no_args_is_help=True, help="Make, change and check the tables.")
 app.add_typer(db, name="db")
-
-Dsn = Annotated[str, typer.Option("--dsn", envvar=DSN_VARIABLE, help="URL of the database.")]
-Schema = Annotated[str, typer.Option("--schema", envvar=SCHEMA_VARIABLE, help="Schema of the tables.")]
+app.add_typer(subscriptions, name="subscriptions")
 
 
 def main() -> None:
@@ -140,7 +139,7 @@ def downgrade(
     dsn: Dsn,
     to: Annotated[str, typer.Option("--to", help="Revision to go to; base: no tables are left.")],
     schema: Schema = DEFAULT_SCHEMA,
-    yes: Annotated[bool, typer.Option("--yes", help="Do not ask.")] = False,
+    yes: Yes = False,
 ) -> None:
     """Take the tables down to a revision. What later revisions made is destroyed."""
     config = EventStoreConfig(dsn=dsn, schema=schema)
@@ -151,6 +150,20 @@ def downgrade(
         typer.confirm("Go on?", abort=True)
     before, after = asyncio.run(in_transaction(config, partial(_downgrade, schema=schema, to=to)))
     _report_move(config, before, after)
+
+
+@db.command()
+def rebase(dsn: Dsn, schema: Schema = DEFAULT_SCHEMA) -> None:
+    """After a restore into another cluster: make the feed and the subscriptions' cursors good for it.
+
+    Run it once, as the owner of the tables, before anything is appended.
+    """
+    config = EventStoreConfig(dsn=dsn, schema=schema)
+    done = asyncio.run(in_transaction(config, partial(rebase_database, schema=schema)))
+    report = f"rebased {done.events:,} events, {done.checkpoints:,} cursors"
+    if done.origin == done.cluster:
+        report = "nothing to do: the events were written in this cluster, or rebased before"
+    typer.echo(f"{config.masked_dsn}, schema {schema}: {report}")
 
 
 @db.command()

@@ -42,6 +42,8 @@ class EventStoreConfig:
     `snapshots_kept`: snapshots of one stream that stay when a new one is saved.
     `pool_size` to `connect_timeout` (seconds): passed to SQLAlchemy's pool and the driver.
     `transaction_pooler`: True behind a pooler in transaction mode (PgBouncer): nothing is prepared.
+    `notify`: appends wake up the subscriptions that listen (PostgreSQL's NOTIFY): an event is handled
+    milliseconds after its commit, and many small appends at the same time become slower.
     `engine_options`: more keywords for `create_engine`, as they are.
 
     Raises ConfigurationError, a ValueError, that says which setting is wrong.
@@ -59,6 +61,7 @@ class EventStoreConfig:
     connect_timeout: float = 10.0
     application_name: str = "k1s0-event-store"
     transaction_pooler: bool = False
+    notify: bool = False
     engine_options: Mapping[str, Any] = field(default_factory=dict, hash=False)
 
     def __post_init__(self) -> None:
@@ -69,7 +72,7 @@ class EventStoreConfig:
             _check_whole_number(name, getattr(self, name), least)
         for name in ("pool_timeout", "connect_timeout"):
             _check_seconds(name, getattr(self, name))
-        for name in ("pool_pre_ping", "transaction_pooler"):
+        for name in ("pool_pre_ping", "transaction_pooler", "notify"):
             _check_type(name, getattr(self, name), bool, "True or False")
         _check_type("application_name", self.application_name, str, "a string")
         _check_type("engine_options", self.engine_options, Mapping, "a mapping")

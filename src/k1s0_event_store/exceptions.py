@@ -12,6 +12,12 @@
     ├── CorruptDataError             what is stored cannot be read back
     ├── SchemaError                  the tables are missing, or not the ones this code expects
     ├── TransactionRequiredError     the call only makes sense inside a caller's transaction
+    ├── ClusterChangedError          the database was restored into another cluster: rebase it
+    ├── SubscriptionError            a subscription cannot do what it was asked for
+    │   ├── SubscriptionNotFoundError    no subscription has this name (and version)
+    │   ├── LeaseLostError           another process holds the partition now
+    │   ├── WaitTimeoutError         the subscription has not come so far within the time limit
+    │   └── EventParkedError         the event was parked after its handler failed
     ├── StoreClosedError             close() was called before
     ├── OutcomeUnknownError          the connection broke while an append was under way
     ├── StoreUnavailableError        no connection to the server
@@ -157,6 +163,88 @@ class SchemaError(EventStoreError):
 
 class TransactionRequiredError(EventStoreError):
     """The call needs a transaction: use `store.within(session)`."""
+
+
+class ClusterChangedError(EventStoreError):
+    """Cursors and transaction ids come from another cluster: the database was restored from a dump."""
+
+    def __init__(self, cluster: int, known: int | None) -> None:
+        self.cluster = cluster
+        self.known = known
+        super().__init__(
+            f"the feed belongs to cluster {known}, but this is cluster {cluster}: after restoring a dump run "
+            "`k1s0-event-store db rebase` once, with all writers and subscriptions stopped"
+        )
+
+    def __reduce__(self) -> tuple[object, ...]:
+        return type(self), (self.cluster, self.known)
+
+
+class SubscriptionError(EventStoreError):
+    """A subscription cannot do what it was asked for."""
+
+
+class SubscriptionNotFoundError(SubscriptionError):
+    """No subscription has this name, or not this version; it is made when it first runs."""
+
+    def __init__(self, name: str, version: int | None = None) -> None:
+        self.name = name
+        self.version = version
+        which = f"{name!r}" if version is None else f"{name!r} version {version}"
+        super().__init__(f"there is no subscription {which}: run it once, or look for its name in the list")
+
+    def __reduce__(self) -> tuple[object, ...]:
+        return type(self), (self.name, self.version)
+
+
+class LeaseLostError(SubscriptionError):
+    """The partition's lease was taken over; its checkpoint cannot be moved from here any more."""
+
+    retryable = True
+
+    def __init__(self, name: str, version: int, partition: int) -> None:
+        self.name = name
+        self.version = version
+        self.partition = partition
+        super().__init__(
+            f"another process holds partition {partition} of {name!r} version {version} now; "
+            "what was done here is rolled back"
+        )
+
+    def __reduce__(self) -> tuple[object, ...]:
+        return type(self), (self.name, self.version, self.partition)
+
+
+class WaitTimeoutError(SubscriptionError):
+    """The subscription has not handled the event within the time limit."""
+
+    retryable = True
+
+    def __init__(self, name: str, stream_id: StreamId, version: int, seconds: float) -> None:
+        self.name = name
+        self.stream_id = stream_id
+        self.version = version
+        self.seconds = seconds
+        super().__init__(
+            f"{name!r} has not handled version {version} of {stream_id} within {seconds:g} s; "
+            "look at `k1s0-event-store subscriptions`"
+        )
+
+    def __reduce__(self) -> tuple[object, ...]:
+        return type(self), (self.name, self.stream_id, self.version, self.seconds)
+
+
+class EventParkedError(SubscriptionError):
+    """The handler failed on the event, or on an earlier one of its stream: it waits to be retried."""
+
+    def __init__(self, name: str, stream_id: StreamId, version: int) -> None:
+        self.name = name
+        self.stream_id = stream_id
+        self.version = version
+        super().__init__(f"{name!r} has parked version {version} of {stream_id}; retry or drop it")
+
+    def __reduce__(self) -> tuple[object, ...]:
+        return type(self), (self.name, self.stream_id, self.version)
 
 
 class StoreClosedError(EventStoreError):

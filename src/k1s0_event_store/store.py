@@ -3,8 +3,8 @@
 Streams. The first event of a stream has version 1 and versions have no gaps. A stream without
 events is at version 0, loads as [] and does not exist. What `append` is given is only read.
 
-Order. Events of one stream are ordered by version; `read_all` orders all events so that each
-stream stays in order.
+Order. Events of one stream are ordered by version; the feed (`read_all`, see feed.py) orders all
+events so that each stream stays in order.
 """
 
 from __future__ import annotations
@@ -12,6 +12,7 @@ from __future__ import annotations
 from abc import ABC, abstractmethod
 from collections.abc import AsyncIterator, Callable, Iterator, Sequence
 from dataclasses import dataclass
+from functools import partial
 from typing import Any, Generic, Self, TypeVar
 
 from k1s0_event_store.batch import check_stream_id
@@ -24,6 +25,16 @@ from k1s0_event_store.envelope import (
     check_version,
 )
 from k1s0_event_store.exceptions import InvalidInputError
+from k1s0_event_store.feed import (
+    EVERYTHING,
+    LARGEST_PAGE,
+    AllEvents,
+    Cursor,
+    EventFilter,
+    FeedPage,
+    SyncAllEvents,
+    Where,
+)
 from k1s0_event_store.snapshot import Snapshot, SnapshotStore, SyncSnapshotStore
 
 S = TypeVar("S")
@@ -119,8 +130,45 @@ class EventStore(ABC):
         """
 
     @abstractmethod
-    def read_all(self) -> AsyncIterator[EventEnvelope]:
-        """Every event committed before the call, by position, in constant memory."""
+    async def read_page(
+        self,
+        after: Cursor | None = None,
+        limit: int = LARGEST_PAGE,
+        *,
+        only: EventFilter = EVERYTHING,
+        until: Cursor | None = None,
+    ) -> FeedPage:
+        """The next events after a place in the feed (None: the beginning), at most `limit`.
+
+        Of what is committed at the call nothing is left out: not what commits later than an event
+        with a higher position. `until` ends the feed exactly at an earlier cursor. Raises
+        InvalidInputError, ClusterChangedError.
+        """
+
+    @abstractmethod
+    async def latest_cursor(self) -> Cursor:
+        """The place after everything that is committed now: go on from it for what comes later."""
+
+    def read_all(
+        self,
+        after: Cursor | None = None,
+        *,
+        aggregate_types: Sequence[str] | None = None,
+        event_types: Sequence[str] | None = None,
+        where: Where | None = None,
+    ) -> AllEvents:
+        """Every event committed before the reading begins, in the order of the feed, in constant memory.
+
+        `after` goes on from the `cursor` of an earlier reading. Filters are joined by "and"; `where`
+        sees each event of the types that are wanted.
+        """
+        only = EventFilter.of(aggregate_types, event_types)
+        return AllEvents(partial(self.read_page, only=only), after, where, self._reads_ahead)
+
+    @property
+    def _reads_ahead(self) -> bool:
+        """True if a page may be read while another one is on its way."""
+        return False
 
     async def replay(
         self,
@@ -204,8 +252,31 @@ class SyncEventStore(ABC):
         """See EventStore.lock."""
 
     @abstractmethod
-    def read_all(self) -> Iterator[EventEnvelope]:
+    def read_page(
+        self,
+        after: Cursor | None = None,
+        limit: int = LARGEST_PAGE,
+        *,
+        only: EventFilter = EVERYTHING,
+        until: Cursor | None = None,
+    ) -> FeedPage:
+        """See EventStore.read_page."""
+
+    @abstractmethod
+    def latest_cursor(self) -> Cursor:
+        """See EventStore.latest_cursor."""
+
+    def read_all(
+        self,
+        after: Cursor | None = None,
+        *,
+        aggregate_types: Sequence[str] | None = None,
+        event_types: Sequence[str] | None = None,
+        where: Where | None = None,
+    ) -> SyncAllEvents:
         """See EventStore.read_all."""
+        only = EventFilter.of(aggregate_types, event_types)
+        return SyncAllEvents(partial(self.read_page, only=only), after, where)
 
     def replay(
         self,

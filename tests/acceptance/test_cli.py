@@ -8,7 +8,7 @@ from urllib.parse import urlsplit, urlunsplit
 import pytest
 from typer.testing import CliRunner
 
-from k1s0_event_store import StoreUnavailableError, SyncPostgresEventStore
+from k1s0_event_store import ClusterChangedError, StoreUnavailableError, SyncPostgresEventStore
 from k1s0_event_store.cli import app, main
 from k1s0_event_store.demo import run as demo_run
 from k1s0_event_store.demo.flights import COLUMNS
@@ -135,7 +135,35 @@ def test_validate_prints_every_problem(run, event_store_dsn):
     assert "problem: index idx_events_position is missing" in broken.stderr
 
 
-@pytest.mark.parametrize("command", [("db", "check"), ("db", "upgrade"), ("db", "validate"), ("demo",)])
+def test_rebase_does_nothing_where_the_events_were_written(run, flights, event_store_dsn):
+    run("demo", "--file", flights, "--dsn", event_store_dsn)
+    again = run("db", "rebase", "--dsn", event_store_dsn)
+    assert again.exit_code == 0
+    assert ": nothing to do: " in again.stdout
+
+
+def test_rebase_makes_a_restored_feed_readable_again(run, flights, event_store_config):
+    dsn = event_store_config.dsn
+    run("demo", "--file", flights, "--dsn", dsn)
+    _execute(dsn, "UPDATE eventstore.cluster SET system_identifier = 1")
+    _execute(dsn, "UPDATE eventstore.subscriptions SET cursor = '1 3:3:'")
+    with SyncPostgresEventStore(event_store_config) as store:
+        with pytest.raises(ClusterChangedError, match="db rebase"):
+            store.read_page()
+        assert "rebased 4 events, 1 cursors" in run("db", "rebase", "--dsn", dsn).stdout
+        assert len(store.read_page().events) == 4
+    assert "nothing to do" in run("db", "rebase", "--dsn", dsn).stdout
+
+
+def test_rebase_without_tables_says_to_upgrade(run, event_store_dsn):
+    refused = run("db", "rebase", "--dsn", event_store_dsn, "--schema", "other")
+    assert refused.exit_code == 1
+    assert "db upgrade" in refused.stderr
+
+
+@pytest.mark.parametrize(
+    "command", [("db", "check"), ("db", "upgrade"), ("db", "rebase"), ("db", "validate"), ("demo",)]
+)
 def test_an_unreachable_server_is_one_line_without_the_password(run, flights, command):
     more = ("--file", flights) if command == ("demo",) else ()
     failed = run(*command, *more, "--dsn", UNREACHABLE)
@@ -164,6 +192,7 @@ def test_the_password_is_masked_wherever_the_dsn_is_shown(run, flights, event_st
             ("db", "check"),
             ("db", "validate"),
             ("db", "upgrade"),
+            ("db", "rebase"),
             ("db", "downgrade", "--to", "base", "--yes"),
         )
     ]

@@ -17,13 +17,17 @@ from k1s0_event_store import (
     InMemoryEventStore,
     PostgresEventStore,
     PostgresSnapshotStore,
+    PostgresSubscriptionStore,
     StreamId,
+    SubscriptionError,
 )
 from k1s0_event_store.demo.flights import COLUMNS
 from k1s0_event_store.demo.intake import append_missing, take_in
 from k1s0_event_store.demo.logbook import Logbook, compare
+from k1s0_event_store.demo.projection import AirportDelays
 from k1s0_event_store.demo.race import RACE, race
 from k1s0_event_store.demo.run import prepare, run_demo
+from k1s0_event_store.testing.plugin import _execute
 
 BUSY = StreamId("aircraft", "N1")
 ROW = "2013,1,{day},{dep},{delay},{arr},0,UA,{flight},{tail},{origin},IAH,200,1400,15,{time}"
@@ -63,6 +67,16 @@ def shown():
 @pytest.fixture
 def console(shown):
     return Console(file=shown, width=100)
+
+
+@pytest.fixture
+async def subscriptions(event_store):
+    return PostgresSubscriptionStore(event_store.config, bind=event_store.bind)
+
+
+async def delays(subscriptions):
+    (status,) = await subscriptions.statuses("airport-delays")
+    return status.partitions[0]
 
 
 @pytest.fixture
@@ -188,7 +202,7 @@ async def test_one_of_two_racing_writers_is_refused_in_every_run(event_store):
 
 
 async def test_the_airports_are_counted_from_the_events(event_store_config, streams, console, shown):
-    airports = (await run_demo(event_store_config, streams, console)).reading.airports
+    airports = (await run_demo(event_store_config, streams, console)).airports
     assert (airports["EWR"].flights, airports["EWR"].diverted, airports["EWR"].mean_delay) == (20, 1, 4.0)
     assert (airports["JFK"].flights, airports["JFK"].cancelled, airports["JFK"].mean_delay) == (3, 1, 15.0)
     assert "15.0 min" in shown.getvalue()
@@ -199,21 +213,97 @@ async def test_other_events_of_the_database_are_left_out_of_the_table(
 ):
     order = StreamId("order", "1")
     await event_store.append(order, [EventEnvelope(order, "FlightScheduled", {})])
-    reading = (await run_demo(event_store_config, streams, console)).reading
-    assert sum(airport.flights for airport in reading.airports.values()) == 23
+    airports = (await run_demo(event_store_config, streams, console)).airports
+    assert sum(airport.flights for airport in airports.values()) == 23
 
 
 async def test_an_airport_without_departures_has_no_mean_delay(event_store_config, tmp_path, console, shown):
     path = write(tmp_path / "all.csv", [row(3, 52, "NA", "JFK", "NA", "NA", "NA")])
     result = await run_demo(event_store_config, prepare(console, path), console)
-    assert result.reading.airports["JFK"].mean_delay is None
+    assert result.airports["JFK"].mean_delay is None
     assert "no snapshot yet" in shown.getvalue()
 
 
-async def test_a_terminal_shows_the_rate_of_the_import(event_store_config, streams):
+async def test_the_table_comes_from_the_projection_and_agrees_with_all_events(
+    event_store_config, streams, console, shown
+):
+    result = await run_demo(event_store_config, streams, console)
+    assert result.airports == result.reading.airports
+    assert sum(airport.events for airport in result.airports.values()) == SMALL_MONTH_EVENTS
+    assert f"kept while events came in: {SMALL_MONTH_EVENTS} events, 0 behind" in shown.getvalue()
+    assert f"all {SMALL_MONTH_EVENTS + 1} events, read again one by one, say the same" in shown.getvalue()
+
+
+async def test_a_second_run_handles_only_what_is_new(event_store_config, streams, console, subscriptions):
+    first = await run_demo(event_store_config, streams, console)
+    second = await run_demo(event_store_config, streams, console)
+    assert second.airports == first.airports
+    assert (await delays(subscriptions)).handled == SMALL_MONTH_EVENTS + 2  # of the two races
+    assert (await delays(subscriptions)).caught_up
+
+
+async def test_events_from_before_there_was_a_read_model_are_in_it(
+    event_store, event_store_config, streams, console
+):
+    await take_in(event_store, streams)
+    result = await run_demo(event_store_config, streams, console)
+    assert (result.intake.appended, result.airports["EWR"].flights) == (0, 20)
+
+
+@pytest.mark.parametrize(
+    "loss",
+    ["DROP TABLE eventstore.demo_airports", "DELETE FROM eventstore.subscriptions"],
+    ids=["table", "checkpoint"],
+)
+async def test_a_read_model_that_lost_its_other_half_is_built_anew(
+    event_store_config, streams, console, loss
+):
+    first = await run_demo(event_store_config, streams, console)
+    _execute(event_store_config.dsn, loss)
+    assert (await run_demo(event_store_config, streams, console)).airports == first.airports
+
+
+async def test_a_read_model_that_contradicts_the_events_is_an_error(event_store_config, streams, console):
+    await run_demo(event_store_config, streams, console)
+    _execute(event_store_config.dsn, "UPDATE eventstore.demo_airports SET flights = flights + 1")
+    with pytest.raises(CorruptDataError, match="subscriptions remove airport-delays 1"):
+        await run_demo(event_store_config, streams, console)
+
+
+async def test_events_that_come_in_during_the_check_are_waited_for(event_store, event_store_config, streams):
+    projection = AirportDelays(event_store)
+    await projection.prepare()
+    half = {stream_id: events[: len(events) // 2] for stream_id, events in streams.items()}
+    await take_in(event_store, half)
+    async with projection.runner(lambda notice: None):
+        reading, _ = await asyncio.gather(projection.check(), take_in(event_store, streams))
+        assert (await projection.check()).airports["EWR"].flights == 20
+    assert reading.airports.keys() == {"EWR", "JFK"}
+
+
+async def test_a_projection_at_rest_ends_the_demo_and_says_how_it_goes_on(
+    event_store_config, streams, console, subscriptions
+):
+    await run_demo(event_store_config, streams, console)
+    await subscriptions.pause("airport-delays")
+    with pytest.raises(SubscriptionError, match=r"paused.*subscriptions resume airport-delays"):
+        await run_demo(event_store_config, streams, console)
+
+
+async def test_a_terminal_shows_how_far_import_and_projection_are(event_store_config, streams):
     terminal = io.StringIO()
     await run_demo(event_store_config, streams, Console(file=terminal, width=100, force_terminal=True))
-    assert f"{SMALL_MONTH_EVENTS} of {SMALL_MONTH_EVENTS}" in terminal.getvalue()
+    last = terminal.getvalue().split("appended to")[0]
+    for bar in ("taken in", "projected"):
+        done = last.rpartition(bar)[2]
+        assert f"{SMALL_MONTH_EVENTS} of {SMALL_MONTH_EVENTS}" in done
+
+
+async def test_elsewhere_the_output_is_whole_lines_of_plain_text(event_store_config, streams, console, shown):
+    await run_demo(event_store_config, streams, console)
+    assert "\x1b" not in shown.getvalue()
+    assert "projected" not in shown.getvalue()
+    assert "projection airport-delays beside it: " in shown.getvalue()
 
 
 async def test_the_demo_makes_its_tables_in_a_schema_of_any_name(event_store_dsn, streams, console):
@@ -227,5 +317,5 @@ async def test_the_real_month_is_taken_in_completely(event_store, event_store_co
     result = await run_demo(event_store_config, prepare(console), console)
     assert result.intake.appended == result.intake.events == 80_491
     assert len(await stored(event_store)) == 80_491
-    flights = {code: (a.flights, a.cancelled) for code, a in result.reading.airports.items()}
+    flights = {code: (a.flights, a.cancelled) for code, a in result.airports.items()}
     assert flights == {"EWR": (9893, 238), "JFK": (9161, 100), "LGA": (7950, 183)}

@@ -179,7 +179,7 @@ def test_the_page_on_migrations_begins_with_an_empty_database_and_ends_with_the_
 def test_the_documented_rights_are_those_that_the_tests_of_rights_try():
     tried = read(ROOT / "tests/migrations/test_rights.py")
     grants = "".join(b.text for b in blocks(ROOT / "docs/migrations.md") if b.language == "sql").splitlines()
-    assert len(grants) == 6
+    assert len(grants) == 10
     for grant in grants:
         assert re.sub("|".join(ROLES), "{role}", grant) in tried
 
@@ -286,7 +286,10 @@ def test_the_readme_names_every_extra_and_has_one_place_for_the_figures():
     text = read(ROOT / "README.md")
     for extra in project()["optional-dependencies"]:
         assert f"`{extra}`" in text
-    assert re.findall("<!-- .* -->", text) == ["<!-- benchmark:begin -->", "<!-- benchmark:end -->"]
+    figures = [
+        f"<!-- {name}:{end} -->" for name in ("benchmark", "feed-benchmark") for end in ("begin", "end")
+    ]
+    assert re.findall("<!-- .* -->", text) == figures
 
 
 def test_the_page_on_architecture_is_short_and_its_files_exist():
@@ -307,7 +310,7 @@ def test_every_room_of_the_package_is_in_the_drawings():
 
 
 def test_every_test_that_a_guarantee_names_exists():
-    sources = [*ROOT.glob("tests/**/*.py"), ROOT / "src/k1s0_event_store/testing/contract.py"]
+    sources = [*ROOT.glob("tests/**/*.py"), *ROOT.glob("src/k1s0_event_store/testing/*contract.py")]
     defined = set(re.findall(r"def (test_\w+)\(", "".join(read(path) for path in sources)))
     named = set(re.findall(r"`(test_\w+)`", read(ROOT / "docs/guarantees.md")))
     assert len(named) > 30

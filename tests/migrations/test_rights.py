@@ -4,11 +4,12 @@ from __future__ import annotations
 
 import itertools
 import os
-from collections.abc import Callable, Iterator
+from collections.abc import AsyncIterator, Callable, Iterator
 from urllib.parse import urlsplit, urlunsplit
 
 import psycopg
 import pytest
+import pytest_asyncio
 from psycopg import errors
 from sqlalchemy import Engine
 from sqlalchemy.ext.asyncio import AsyncSession
@@ -21,11 +22,13 @@ from k1s0_event_store import (
     PermissionDeniedError,
     PostgresEventStore,
     PostgresSnapshotStore,
+    PostgresSubscriptionStore,
     StreamId,
     SyncPostgresEventStore,
     SyncPostgresSnapshotStore,
 )
 from k1s0_event_store.postgres.schema import downgrade_database, upgrade_database
+from k1s0_event_store.testing.subscription_contract import SubscriptionStoreContract
 
 ORDER = StreamId("order", "o-1")
 MakeRole = Callable[[str, str], str]
@@ -38,6 +41,12 @@ GRANT USAGE ON SCHEMA eventstore TO {role};
 GRANT SELECT, INSERT ON eventstore.events TO {role};
 GRANT SELECT, INSERT, UPDATE (version) ON eventstore.streams TO {role};
 GRANT SELECT, INSERT, UPDATE, DELETE ON eventstore.snapshots TO {role};
+GRANT SELECT ON eventstore.cluster TO {role};
+"""
+SUBSCRIBER = """
+GRANT SELECT, INSERT, UPDATE, DELETE ON eventstore.subscriptions TO {role};
+GRANT SELECT, INSERT, UPDATE, DELETE ON eventstore.subscription_workers TO {role};
+GRANT SELECT, INSERT, UPDATE, DELETE ON eventstore.dead_letters TO {role};
 """
 READER = """
 GRANT USAGE ON SCHEMA eventstore TO {role};
@@ -192,6 +201,8 @@ def test_the_documented_rights_are_enough_for_a_blocking_store(
     [
         *CHANGES,
         "DELETE FROM eventstore.streams",
+        "DELETE FROM eventstore.cluster",
+        "UPDATE eventstore.cluster SET system_identifier = 1",
         "UPDATE eventstore.streams SET aggregate_id = 'other'",
         "UPDATE eventstore.streams SET created_at = now()",
         "ALTER TABLE eventstore.events DISABLE TRIGGER ALL",
@@ -204,12 +215,37 @@ def test_the_documented_rights_are_enough_for_a_blocking_store(
 def test_the_documented_rights_do_not_reach_further(
     event_store_dsn: str, make_role: MakeRole, make_engine: Callable[[str], Engine], change: str
 ) -> None:
-    dsn = make_role(event_store_dsn, WRITER)
+    dsn = make_role(event_store_dsn, WRITER + SUBSCRIBER)
     store = SyncPostgresEventStore(bind=make_engine(dsn))
     store.append(ORDER, [_event(1)])
     with psycopg.connect(dsn, autocommit=True) as connection, pytest.raises(errors.InsufficientPrivilege):
         connection.execute(change.encode())
     assert [event.payload for event in store.load(ORDER)] == [{"number": 1}]
+
+
+class TestTheDocumentedRightsAreEnoughForSubscriptions(SubscriptionStoreContract):
+    """Every call of a subscription store, as a role that has the rights for it and no others."""
+
+    @pytest_asyncio.fixture
+    async def store(self, event_store_dsn: str, make_role: MakeRole) -> AsyncIterator[PostgresEventStore]:
+        config = EventStoreConfig(dsn=make_role(event_store_dsn, WRITER + SUBSCRIBER))
+        async with PostgresEventStore(config) as store:
+            yield store
+
+    @pytest.fixture
+    def storage(self, store: PostgresEventStore) -> PostgresSubscriptionStore:
+        return PostgresSubscriptionStore(bind=store.bind)
+
+
+async def test_an_app_without_the_rights_of_subscriptions_cannot_run_them(
+    event_store_dsn: str, make_role: MakeRole
+) -> None:
+    config = EventStoreConfig(dsn=make_role(event_store_dsn, WRITER))
+    async with PostgresSubscriptionStore(config) as storage:
+        with pytest.raises(PermissionDeniedError):
+            await storage.register("totals", 1, 1)
+        with pytest.raises(PermissionDeniedError):
+            await storage.statuses()
 
 
 async def test_a_role_that_may_only_read_reads_and_is_refused_the_rest(

@@ -96,7 +96,10 @@ async def test_validate_reports_every_problem_at_once(event_store_dsn: str) -> N
 
 async def test_validate_on_an_empty_database_names_the_tables(empty_dsn: str) -> None:
     problems = await _problems(empty_dsn)
-    assert set(problems) == {f"table {name} is missing" for name in ("streams", "events", "snapshots")}
+    tables = (
+        "streams", "events", "snapshots", "cluster", "subscriptions", "subscription_workers", "dead_letters",
+    )  # fmt: skip
+    assert set(problems) == {f"table {name} is missing" for name in tables}
 
 
 async def test_validate_accepts_what_the_app_adds(event_store_dsn: str) -> None:

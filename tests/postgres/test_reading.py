@@ -126,7 +126,6 @@ async def test_reads_use_the_indexes(event_store, sql):
     for statement, args, index in (
         (event_store._sql.read, ("order", "o-1", 1, 2**62, None), "uq_events_version"),
         (event_store._sql.read_backwards, ("order", "long", 1, 2**62, 10), "uq_events_version"),
-        (event_store._sql.read_all, (49_000, "3:99999999:", 100), "idx_events_position"),
     ):
         async with event_store.bind.connect() as connection:
             await connection.exec_driver_sql("SET LOCAL plan_cache_mode = force_generic_plan")

@@ -18,6 +18,7 @@ from sqlalchemy.orm import Session, sessionmaker
 
 from k1s0_event_store import (
     STREAM_EXISTS,
+    AllEvents,
     ConcurrencyError,
     EventEnvelope,
     EventStore,
@@ -32,6 +33,7 @@ from k1s0_event_store import (
     Snapshot,
     SnapshotStore,
     StreamId,
+    SyncAllEvents,
     SyncEventStore,
     SyncInMemoryEventStore,
     SyncPostgresEventStore,
@@ -95,7 +97,7 @@ async def event_store(store: EventStore, event: EventEnvelope) -> None:
     assert_type(await store.append(ORDER, [event], await store.current_version(ORDER)), EventVersion)
     assert_type(await store.load(ORDER, 1, 5, limit=2, backwards=True), list[EventEnvelope])
     assert_type(store.stream(ORDER, 1, 5), AsyncIterator[EventEnvelope])
-    assert_type(store.read_all(), AsyncIterator[EventEnvelope])
+    assert_type(store.read_all(), AllEvents)
     assert_type(await store.exists(ORDER), bool)
     assert_type(await store.current_version(ORDER), EventVersion)
     assert_type(await store.lock(ORDER, wait=1.5), EventVersion)
@@ -132,7 +134,7 @@ def blocking_event_store(store: SyncEventStore, snapshots: SyncSnapshotStore, ev
     assert_type(store.append(ORDER, [event], STREAM_EXISTS), EventVersion)
     assert_type(store.load(ORDER), list[EventEnvelope])
     assert_type(store.stream(ORDER), Iterator[EventEnvelope])
-    assert_type(store.read_all(), Iterator[EventEnvelope])
+    assert_type(store.read_all(), SyncAllEvents)
     assert_type(store.exists(ORDER), bool)
     assert_type(store.current_version(ORDER), EventVersion)
     assert_type(store.lock(ORDER), EventVersion)

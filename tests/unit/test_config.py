@@ -233,7 +233,7 @@ def test_a_section_may_hold_every_field():
     given_values = {
         "dsn": "postgresql://h/db", "schema": "s", "snapshot_interval": 7, "snapshots_kept": 3,
         "pool_size": 1, "max_overflow": 0, "pool_timeout": 1.5, "pool_recycle": 60, "pool_pre_ping": True,
-        "connect_timeout": 2,
+        "connect_timeout": 2, "notify": True,
         "application_name": "app", "transaction_pooler": True, "engine_options": {"echo": False},
     }  # fmt: skip
     assert given_values.keys() == {field.name for field in dataclasses.fields(EventStoreConfig)}

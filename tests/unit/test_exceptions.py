@@ -12,15 +12,18 @@ import k1s0_event_store
 from k1s0_event_store import (
     STREAM_EXISTS,
     AuthenticationError,
+    ClusterChangedError,
     ConcurrencyError,
     ConfigurationError,
     CorruptDataError,
     DatabaseError,
     DeadlockError,
     DuplicateEventError,
+    EventParkedError,
     EventStoreError,
     InvalidEventError,
     InvalidInputError,
+    LeaseLostError,
     LockTimeoutError,
     OutcomeUnknownError,
     PermissionDeniedError,
@@ -29,7 +32,10 @@ from k1s0_event_store import (
     StoreUnavailableError,
     StreamId,
     StreamNotFoundError,
+    SubscriptionError,
+    SubscriptionNotFoundError,
     TransactionRequiredError,
+    WaitTimeoutError,
     exceptions,
 )
 
@@ -52,6 +58,16 @@ SPECIMENS = [
     (CorruptDataError("text"), {}),
     (SchemaError("s", ("no table",)), {"schema": "s", "problems": ("no table",)}),
     (TransactionRequiredError("text"), {}),
+    (ClusterChangedError(8, 7), {"cluster": 8, "known": 7}),
+    (SubscriptionError("text"), {}),
+    (SubscriptionNotFoundError("totals"), {"name": "totals", "version": None}),
+    (SubscriptionNotFoundError("totals", 2), {"name": "totals", "version": 2}),
+    (LeaseLostError("totals", 2, 3), {"name": "totals", "version": 2, "partition": 3}),
+    (
+        WaitTimeoutError("totals", ORDER, 4, 1.5),
+        {"name": "totals", "stream_id": ORDER, "version": 4, "seconds": 1.5},
+    ),
+    (EventParkedError("totals", ORDER, 4), {"name": "totals", "stream_id": ORDER, "version": 4}),
     (StoreClosedError("text"), {}),
     (OutcomeUnknownError("text"), {}),
     (StoreUnavailableError("text"), {}),
@@ -112,6 +128,13 @@ def test_an_error_keeps_its_facts_and_words_in_another_process(error, facts, aga
         (LockTimeoutError(ORDER, None), "waited the server's lock_timeout"),
         (InvalidEventError(ORDER, 3, "why"), "Event 3 of the batch for stream order-o-1: why"),
         (SchemaError("s", ("no a", "no b")), "no a; no b. Run `k1s0-event-store db upgrade`"),
+        (ClusterChangedError(8, 7), "belongs to cluster 7, but this is cluster 8"),
+        (ClusterChangedError(8, 7), "run `k1s0-event-store db rebase` once"),
+        (SubscriptionNotFoundError("totals"), "no subscription 'totals': run it once"),
+        (SubscriptionNotFoundError("totals", 2), "no subscription 'totals' version 2: "),
+        (LeaseLostError("totals", 2, 3), "another process holds partition 3 of 'totals' version 2 now"),
+        (WaitTimeoutError("totals", ORDER, 4, 1.5), "not handled version 4 of order-o-1 within 1.5 s"),
+        (EventParkedError("totals", ORDER, 4), "has parked version 4 of order-o-1; retry or drop it"),
     ],
 )
 def test_an_error_says_what_happened_and_what_to_do(error, text):
@@ -120,7 +143,8 @@ def test_an_error_says_what_happened_and_what_to_do(error, text):
 
 def test_what_may_succeed_when_done_again_says_so():
     assert {cls for cls in CLASSES if cls.retryable} == {
-        ConcurrencyError, DeadlockError, LockTimeoutError, OutcomeUnknownError, StoreUnavailableError,
+        ConcurrencyError, DeadlockError, LeaseLostError, LockTimeoutError, OutcomeUnknownError,
+        StoreUnavailableError, WaitTimeoutError,
     }  # fmt: skip
 
 

@@ -166,7 +166,7 @@ def test_bad_rows_are_handed_over_and_the_others_kept(path):
         ("twice.csv", ",".join([*COLUMNS, "day"]).encode(), "1: columns stand twice in the header: day"),
         ("plain.csv.gz", b"year,month\n", "1: the file is not gzip"),
         ("empty.csv.gz", b"", "1: the file is empty"),
-        ("cut.csv.gz", gzip.compress(b"year" * 1000)[:-20], "the file is not gzip, or cut off"),
+        ("cut.csv.gz", gzip.compress(b"year" * 1000, mtime=0)[:-20], "the file is not gzip, or cut off"),
         ("binary.csv", b"\xff\xfe\x00", "1: the file is not text in UTF-8"),
         ("quote.csv", ",".join(COLUMNS).encode() + b'\n"20"13,1\n', "2: the file is not CSV"),
     ],

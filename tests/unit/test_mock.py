@@ -6,9 +6,12 @@ import pytest
 
 from k1s0_event_store import (
     ConcurrencyError,
+    Cursor,
     DuplicateEventError,
     EventEnvelope,
+    EventFilter,
     EventStore,
+    FeedPage,
     InMemoryEventStore,
     InMemorySnapshotStore,
     InvalidEventError,
@@ -179,9 +182,11 @@ ARGUMENTS = {
     "append": (ORDER, [event(9)]),
     "current_version": (ORDER,),
     "exists": (ORDER,),
+    "latest_cursor": (),
     "load": (ORDER,),
     "lock": (ORDER,),
     "read_all": (),
+    "read_page": (),
     "replay": (ORDER, lambda count, one: count + one.payload["n"], 0),
     "stream": (ORDER,),
 }
@@ -202,9 +207,11 @@ ANSWERS = {
     "append": 7,
     "current_version": 7,
     "exists": True,
+    "latest_cursor": Cursor("7"),
     "load": [event(7, version=7)],
     "lock": 7,
     "read_all": [event(7, version=7)],
+    "read_page": FeedPage(Cursor("7"), False, list, Cursor),
     "replay": Replay("state", 7),
     "stream": [event(7, version=7)],
 }
@@ -254,6 +261,17 @@ async def consume(events, seen):
             seen.append(one)
 
 
+async def test_a_reading_that_broke_can_go_on_from_its_cursor(mock, call):
+    await call("append", ORDER, [event(1), event(2)])
+    mock.fail_next("read_all", DOWN, after_effect=True)
+    events, seen = mock.read_all(), []
+    with pytest.raises(StoreUnavailableError):
+        await consume(events, seen)
+    await call("append", ORDER, [event(3)])
+    assert numbers(seen) == [1, 2]
+    assert numbers(await call("read_all", events.cursor)) == [3]
+
+
 async def test_scripts_of_one_method_happen_in_the_order_they_were_written(mock, call):
     mock.answer_next("load", [])
     mock.fail_next("load", DOWN)
@@ -268,7 +286,7 @@ async def test_scripts_of_one_method_happen_in_the_order_they_were_written(mock,
 
 @pytest.mark.parametrize("method", ["apend", "close", "within", "_called", "", None, 5])
 def test_a_method_that_cannot_be_scripted_is_refused_with_those_that_can(mock, method):
-    with pytest.raises(InvalidInputError, match="there are append, current_version, exists, load, lock"):
+    with pytest.raises(InvalidInputError, match="there are append, current_version, exists, latest_cursor"):
         mock.fail_next(method, DOWN)
     with pytest.raises(InvalidInputError, match=f"no method {method!r} to script"):
         mock.answer_next(method, [])
@@ -305,11 +323,15 @@ def test_everything_unused_is_named(mock):
 
 
 async def test_calls_are_remembered_with_every_argument(mock, call):
-    batch = [event(1)]
+    batch, begin, end = [event(1)], await call("latest_cursor"), Cursor("later")
+    mock.calls.clear()
+    mock.answer_next("read_page", FeedPage(end, False, list, Cursor))
     await call("append", ORDER, batch, expected_version=0)
     await call("load", ORDER, 1, limit=5)
     await call("stream", ORDER)
     await call("read_all")
+    await call("read_all", begin, aggregate_types=["order"], event_types=["Counted"], where=bool)
+    await call("read_page", begin, 5, only=EventFilter(partition=1, partitions=2), until=end)
     assert mock.calls == [
         Call("append", {"stream_id": ORDER, "events": batch, "expected_version": 0}),
         Call(
@@ -317,7 +339,25 @@ async def test_calls_are_remembered_with_every_argument(mock, call):
             {"stream_id": ORDER, "from_version": 1, "to_version": None, "limit": 5, "backwards": False},
         ),
         Call("stream", {"stream_id": ORDER, "from_version": 0, "to_version": None}),
-        Call("read_all", {}),
+        Call("read_all", {"after": None, "aggregate_types": None, "event_types": None, "where": None}),
+        Call(
+            "read_all",
+            {
+                "after": begin,
+                "aggregate_types": ["order"],
+                "event_types": ["Counted"],
+                "where": bool,
+            },
+        ),
+        Call(
+            "read_page",
+            {
+                "after": begin,
+                "limit": 5,
+                "only": EventFilter(partition=1, partitions=2),
+                "until": end,
+            },
+        ),
     ]
 
 

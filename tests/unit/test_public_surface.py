@@ -13,28 +13,45 @@ from k1s0_event_store import testing
 
 PUBLIC = [
     "STREAM_EXISTS",
+    "AllEvents",
     "AuthenticationError",
+    "ClusterChangedError",
     "ConcurrencyError",
     "ConfigurationError",
     "CorruptDataError",
+    "Cursor",
     "DatabaseError",
     "DeadlockError",
     "DuplicateEventError",
     "EventEnvelope",
+    "EventFilter",
+    "EventParkedError",
     "EventStore",
     "EventStoreConfig",
     "EventStoreError",
     "EventVersion",
     "ExpectedVersion",
+    "FailurePolicy",
+    "FeedPage",
     "InMemoryEventStore",
     "InMemorySnapshotStore",
+    "InMemorySubscriptionStore",
     "InvalidEventError",
     "InvalidInputError",
+    "Lease",
+    "LeaseLostError",
     "LockTimeoutError",
+    "Notice",
     "OutcomeUnknownError",
+    "ParkedEvent",
+    "PartitionState",
+    "PartitionStatus",
     "PermissionDeniedError",
     "PostgresEventStore",
     "PostgresSnapshotStore",
+    "PostgresSubscriptionStore",
+    "Progress",
+    "Projection",
     "Replay",
     "SchemaError",
     "Snapshot",
@@ -44,13 +61,23 @@ PUBLIC = [
     "StreamId",
     "StreamNotFoundError",
     "StreamState",
+    "Subscriber",
+    "Subscription",
+    "SubscriptionError",
+    "SubscriptionNotFoundError",
+    "SubscriptionRunner",
+    "SubscriptionStatus",
+    "SubscriptionStore",
+    "SyncAllEvents",
     "SyncEventStore",
     "SyncInMemoryEventStore",
     "SyncInMemorySnapshotStore",
     "SyncPostgresEventStore",
     "SyncPostgresSnapshotStore",
     "SyncSnapshotStore",
+    "Transaction",
     "TransactionRequiredError",
+    "WaitTimeoutError",
 ]
 
 CLASSES = [
@@ -67,7 +94,7 @@ def test_the_root_exports_exactly_these_names():
 
 
 def test_the_testing_tools_are_exactly_these():
-    assert testing.__all__ == ["Call", "MockEventStore", "SyncMockEventStore"]
+    assert testing.__all__ == ["Call", "MockEventStore", "ProjectionScenario", "SyncMockEventStore"]
 
 
 @pytest.mark.parametrize("package", [k1s0_event_store, testing], ids=lambda package: package.__name__)

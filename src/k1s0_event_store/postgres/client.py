@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import asyncio
 import copy
 from collections.abc import AsyncGenerator, Callable, Iterator
 from typing import Self, TypeVar
@@ -11,6 +10,7 @@ from sqlalchemy import Engine
 from sqlalchemy.ext.asyncio import AsyncEngine
 
 from k1s0_event_store.config import EventStoreConfig
+from k1s0_event_store.exceptions import StoreClosedError
 from k1s0_event_store.postgres.connection import (
     AsyncBind,
     AsyncJoin,
@@ -48,14 +48,16 @@ class AsyncClient:
             bind = self._own_engine = create_async_store_engine(config)
         self.config = config
         self.bind = bind
-        self._sql = statements_for(config.schema)
+        self._sql = statements_for(config.schema, config.notify)
         self._runner: AsyncRunner = async_runner(config, bind)
         self._joined = False
+        self._clusters: set[int] = set()
 
     def within(self, session: AsyncJoin) -> Self:
         """The same store inside the caller's transaction; raises ConfigurationError for anything else."""
         bound = copy.copy(self)
         bound._own_engine = None
+        bound._clusters = set()  # its transaction may see less than the cursor does: it has to ask
         if not isinstance(self._runner, ClosedRunner):
             bound._runner = joined_async_runner(session, self.config.schema)
             bound._joined = True
@@ -66,6 +68,10 @@ class AsyncClient:
         self._runner = ClosedRunner()
         if self._own_engine is not None:
             await self._own_engine.dispose()
+
+    def _check_open(self) -> None:
+        if isinstance(self._runner, ClosedRunner):
+            raise StoreClosedError("this store was closed; make a new one")
 
     async def validate(self) -> None:
         """Compare the live tables with what this code expects; raises SchemaError with every difference."""
@@ -83,27 +89,6 @@ class AsyncClient:
             rows, page = await self._run(read(page))
             yield rows
 
-    async def _pages_ahead(
-        self, read: Callable[[P], Steps[tuple[Rows, P | None]]], first: P
-    ) -> AsyncGenerator[Rows, None]:
-        """Rows page by page; after the second, the next one is fetched while one is in use."""
-        rows, following = await self._run(read(first))
-        yield rows
-        if following is None:
-            return
-        ahead = asyncio.ensure_future(self._run(read(following)))
-        try:
-            while following is not None:
-                rows, following = await ahead
-                if following is not None:
-                    ahead = asyncio.ensure_future(self._run(read(following)))
-                    await asyncio.sleep(0)  # lets it send its query
-                yield rows
-        except BaseException:
-            ahead.cancel()
-            await asyncio.gather(ahead, return_exceptions=True)
-            raise
-
 
 class SyncClient:
     """AsyncClient for blocking code."""
@@ -115,14 +100,16 @@ class SyncClient:
             bind = self._own_engine = create_sync_store_engine(config)
         self.config = config
         self.bind = bind
-        self._sql = statements_for(config.schema)
+        self._sql = statements_for(config.schema, config.notify)
         self._runner: SyncRunner = sync_runner(config, bind)
         self._joined = False
+        self._clusters: set[int] = set()
 
     def within(self, session: SyncJoin) -> Self:
         """The same store inside the caller's transaction; raises ConfigurationError for anything else."""
         bound = copy.copy(self)
         bound._own_engine = None
+        bound._clusters = set()  # its transaction may see less than the cursor does: it has to ask
         if not isinstance(self._runner, SyncClosedRunner):
             bound._runner = joined_sync_runner(session, self.config.schema)
             bound._joined = True

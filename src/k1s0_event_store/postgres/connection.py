@@ -101,7 +101,7 @@ class _Driver(Protocol):
     def is_closed(self) -> bool: ...
 
 
-class _Translating:
+class Translating:
     """Errors of the database that leave the block come out as EventStoreError."""
 
     def __init__(self, schema: str, connecting: bool = True) -> None:
@@ -126,7 +126,7 @@ class AsyncpgPoolRunner:
         self._schema = schema
 
     async def fetch(self, query: Query) -> Rows:
-        with _Translating(self._schema) as errors:
+        with Translating(self._schema) as errors:
             raw, connection = await self._checkout()
             errors.connecting = False
             try:
@@ -160,7 +160,7 @@ class AsyncConnectionRunner:
         self._schema = schema
 
     async def fetch(self, query: Query) -> Rows:
-        with _Translating(self._schema) as errors:
+        with Translating(self._schema) as errors:
             async with self._connect() as connection:
                 errors.connecting = False
                 result = await connection.exec_driver_sql(*_driver_sql(query, connection.dialect))
@@ -175,7 +175,7 @@ class SyncConnectionRunner:
         self._schema = schema
 
     def fetch(self, query: Query) -> Rows:
-        with _Translating(self._schema) as errors, self._connect() as connection:
+        with Translating(self._schema) as errors, self._connect() as connection:
             errors.connecting = False
             result = connection.exec_driver_sql(*_driver_sql(query, connection.dialect))
             return result.all() if result.returns_rows else ()
@@ -313,7 +313,7 @@ async def in_transaction(config: EventStoreConfig, work: Callable[[Connection], 
     """Run blocking `work` in one transaction, on an engine of its own; raises EventStoreError."""
     engine = create_async_store_engine(config)
     try:
-        with _Translating(config.schema) as errors:
+        with Translating(config.schema) as errors:
             async with engine.begin() as connection:
                 errors.connecting = False
                 return await connection.run_sync(work)

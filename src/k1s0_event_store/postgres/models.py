@@ -12,6 +12,7 @@ from uuid import UUID
 
 from sqlalchemy import (
     BigInteger,
+    Boolean,
     CheckConstraint,
     DateTime,
     Identity,
@@ -112,6 +113,85 @@ class SnapshotRow(Base):
     schema_version: Mapped[int] = mapped_column(BigInteger)
     state: Mapped[Any] = mapped_column(JSONB)
     taken_at: Mapped[datetime] = mapped_column(DateTime(timezone=True), server_default=text("now()"))
+
+
+class ClusterRow(Base):
+    """The one row that remembers in which cluster the transaction ids of `events.tx` were drawn."""
+
+    __tablename__ = "cluster"
+    __table_args__ = (PrimaryKeyConstraint("system_identifier", name="pk_cluster"),)
+
+    system_identifier: Mapped[int] = mapped_column(BigInteger, autoincrement=False)
+
+
+class SubscriptionRow(Base):
+    """Checkpoint and lease of one partition of one version of a subscription."""
+
+    __tablename__ = "subscriptions"
+    __table_args__ = (
+        PrimaryKeyConstraint("name", "version", "partition", name="pk_subscriptions"),
+        CheckConstraint("version > 0 AND partition >= 0", name="chk_subscriptions_numbers"),
+        # One version of a subscription is live.
+        Index("uq_subscriptions_live", "name", "partition", unique=True, postgresql_where=text("live")),
+    )
+
+    name: Mapped[str] = mapped_column(Text)
+    version: Mapped[int] = mapped_column(BigInteger, autoincrement=False)
+    partition: Mapped[int] = mapped_column(BigInteger, autoincrement=False)
+    # NULL: at the beginning.
+    cursor: Mapped[str | None] = mapped_column(Text)
+    # Until there all was handled before: side effects are not fired again.
+    replay_until: Mapped[str | None] = mapped_column(Text)
+    position: Mapped[int] = mapped_column(BigInteger, server_default=text("0"))
+    handled: Mapped[int] = mapped_column(BigInteger, server_default=text("0"))
+    live: Mapped[bool] = mapped_column(Boolean, server_default=text("false"))
+    paused: Mapped[bool] = mapped_column(Boolean, server_default=text("false"))
+    # Raised whenever the partition changes hands: who knows an older one cannot move the cursor.
+    token: Mapped[int] = mapped_column(BigInteger, server_default=text("0"))
+    owner: Mapped[str | None] = mapped_column(Text)
+    leased_until: Mapped[datetime | None] = mapped_column(DateTime(timezone=True))
+    error: Mapped[str | None] = mapped_column(Text)
+    failed_at: Mapped[datetime | None] = mapped_column(DateTime(timezone=True))
+    # The handler failed and was told to stop there.
+    stopped: Mapped[bool] = mapped_column(Boolean, server_default=text("false"))
+    updated_at: Mapped[datetime] = mapped_column(DateTime(timezone=True), server_default=text("now()"))
+
+
+class SubscriptionWorkerRow(Base):
+    """A process that runs a subscription, for as long as it says so."""
+
+    __tablename__ = "subscription_workers"
+    __table_args__ = (PrimaryKeyConstraint("name", "version", "worker", name="pk_subscription_workers"),)
+
+    name: Mapped[str] = mapped_column(Text)
+    version: Mapped[int] = mapped_column(BigInteger, autoincrement=False)
+    worker: Mapped[str] = mapped_column(Text)
+    alive_until: Mapped[datetime] = mapped_column(DateTime(timezone=True))
+
+
+class DeadLetterRow(Base):
+    """An event that a subscription has parked: its handler failed, or waits for one of the same stream."""
+
+    __tablename__ = "dead_letters"
+    __table_args__ = (
+        PrimaryKeyConstraint(
+            "name", "version", "aggregate_type", "aggregate_id", "event_version", name="pk_dead_letters"
+        ),
+    )
+
+    name: Mapped[str] = mapped_column(Text)
+    version: Mapped[int] = mapped_column(BigInteger, autoincrement=False)
+    aggregate_type: Mapped[str] = mapped_column(Text)
+    aggregate_id: Mapped[str] = mapped_column(Text)
+    event_version: Mapped[int] = mapped_column(BigInteger, autoincrement=False)
+    partition: Mapped[int] = mapped_column(BigInteger)
+    event_type: Mapped[str] = mapped_column(Text)
+    position: Mapped[int] = mapped_column(BigInteger)
+    # NULL: it waits for an earlier event of its stream.
+    error: Mapped[str | None] = mapped_column(Text)
+    attempts: Mapped[int] = mapped_column(BigInteger, server_default=text("0"))
+    retry: Mapped[bool] = mapped_column(Boolean, server_default=text("false"))
+    parked_at: Mapped[datetime] = mapped_column(DateTime(timezone=True), server_default=text("now()"))
 
 
 def metadata_for(schema: str = DEFAULT_SCHEMA) -> MetaData:

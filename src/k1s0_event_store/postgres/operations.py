@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import gc
 from collections.abc import Sequence
-from dataclasses import dataclass
 from datetime import UTC
 from typing import Any
 from uuid import UUID
@@ -27,6 +26,7 @@ from k1s0_event_store.exceptions import (
     OutcomeUnknownError,
     TransactionRequiredError,
 )
+from k1s0_event_store.feed import FIRST_PAGE, page_size
 from k1s0_event_store.jsontext import decode
 from k1s0_event_store.outcome import first_answer, require
 from k1s0_event_store.postgres.connection import Rows, Steps
@@ -49,11 +49,6 @@ from k1s0_event_store.postgres.statements import (
 )
 from k1s0_event_store.snapshot import Snapshot, check_snapshot_query, encode_state
 from k1s0_event_store.store import Span, check_wait
-
-_FIRST_PAGE = 100
-# What fits into a socket's buffer: the server can finish a page while the one before is in use.
-_LARGEST_PAGE = 500
-_PAGE_BYTES = 4_000_000
 
 
 def append(
@@ -198,13 +193,17 @@ def load_page(sql: Statements, stream_id: StreamId, span: Span) -> Steps[tuple[R
 
 def first_page(span: Span) -> Span:
     """The beginning of `span`, small: nothing is known of the size of its events yet."""
-    return Span(span.first, span.last, _FIRST_PAGE)
+    return Span(span.first, span.last, FIRST_PAGE)
 
 
 def next_page_size(rows: Rows) -> int:
     """Events per page so that a page stays near 4 MB, judged by the page before."""
-    mean = sum(len(row[-7]) + len(row[-6]) for row in rows) // len(rows) + 1
-    return max(1, min(_LARGEST_PAGE, _PAGE_BYTES // mean))
+    return page_size(mean_bytes(rows))
+
+
+def mean_bytes(rows: Rows) -> int:
+    """Mean length of payload and metadata; rows that nobody wants have none."""
+    return sum(len(row[-7] or "") + len(row[-6] or "") for row in rows) // max(1, len(rows))
 
 
 def _read_query(sql: Statements, stream_id: StreamId, span: Span) -> Query:
@@ -214,44 +213,19 @@ def _read_query(sql: Statements, stream_id: StreamId, span: Span) -> Query:
     )
 
 
-@dataclass(frozen=True, slots=True)
-class AllSpan:
-    """The events that `snapshot` sees after position `after` up to position `last`, `limit` at a time."""
-
-    snapshot: str
-    last: int
-    after: int
-    limit: int
-
-
-def read_all_start(sql: Statements) -> Steps[AllSpan]:
-    """Everything that is committed now, from the beginning."""
-    ((snapshot, last),) = yield Query(sql.read_all_start)
-    return AllSpan(snapshot, last, 0, _FIRST_PAGE)
-
-
-def read_all_page(sql: Statements, span: AllSpan) -> Steps[tuple[Rows, AllSpan | None]]:
-    """The rows of one page of the span, and the span that follows (None: there is none)."""
-    rows = yield Query(sql.read_all, (span.after, span.snapshot, span.limit))
-    following = None
-    if len(rows) == span.limit and rows[-1][-1] < span.last:
-        following = AllSpan(span.snapshot, span.last, rows[-1][-1], next_page_size(rows))
-    return rows, following
-
-
 def envelopes(stream_id: StreamId, rows: Rows) -> list[EventEnvelope]:
     """Envelopes of one stream's rows."""
     with _NoCollection():
         return [_envelope(stream_id, row) for row in rows]
 
 
-def all_envelopes(rows: Rows) -> list[EventEnvelope]:
-    """Envelopes of the rows that begin with "is visible" and then name their streams."""
+def feed_envelopes(rows: Rows) -> list[EventEnvelope]:
+    """Envelopes of the rows that begin with "is wanted" and then name their streams."""
     stream_ids: dict[tuple[str, str], StreamId] = {}
     events = []
     with _NoCollection():
-        for visible, aggregate_type, aggregate_id, *row in rows:
-            if visible:
+        for wanted, aggregate_type, aggregate_id, *row in rows:
+            if wanted:
                 key = aggregate_type, aggregate_id
                 stream_id = stream_ids.get(key)
                 if stream_id is None:

@@ -73,7 +73,7 @@ def upgrade(op: Operations | Any, schema: str = DEFAULT_SCHEMA, to: str = HEAD) 
     revision, or one below the database's.
     """
     connection = _connection(op)
-    _lock(connection, check_schema(schema))
+    take_lock(connection, check_schema(schema))
     target, current = _index(to), _index(current_revision(connection, schema))
     if to != HEAD and target < current:
         raise ConfigurationError(
@@ -89,7 +89,7 @@ def upgrade(op: Operations | Any, schema: str = DEFAULT_SCHEMA, to: str = HEAD) 
 def downgrade(op: Operations | Any, schema: str = DEFAULT_SCHEMA, to: str = BASE) -> None:
     """Take our tables down to revision `to` ("base": all of them, with everything in them)."""
     connection = _connection(op)
-    _lock(connection, check_schema(schema))
+    take_lock(connection, check_schema(schema))
     target, current = _index(to), _index(current_revision(connection, schema))
     if target > current:
         raise ConfigurationError(f"the tables are at revision {_name(current)}, below {to}: use upgrade")
@@ -151,7 +151,7 @@ def _version_table(schema: str) -> sa.Table:
     return sa.Table(VERSION_TABLE, sa.MetaData(), column, key, schema=schema)
 
 
-def _lock(connection: sa.Connection, schema: str) -> None:
+def take_lock(connection: sa.Connection, schema: str) -> None:
     """Racing starters wait here until the first one has committed."""
     lock = sa.text("SELECT pg_advisory_xact_lock(hashtextextended('k1s0_event_store ' || :schema, 0))")
     connection.execute(lock, {"schema": schema})

@@ -51,6 +51,11 @@ def quote_name(name: str) -> str:
     return '"' + name.replace('"', '""') + '"'
 
 
+def quote_text(text: str) -> str:
+    """`text` as an SQL literal."""
+    return "E'" + text.replace("\\", "\\\\").replace("'", "''") + "'"
+
+
 # $1 aggregate_type, $2 aggregate_id, $3 number of events, $4 ids, $5 types, $6 payloads, $7 metadata
 # (no element where all of it is empty: unnest pads with NULL), $8 times. `moved` locks and checks the
 # head row before `inserted` draws the first position: a stream's versions and positions have one
@@ -66,7 +71,7 @@ inserted AS (
          WITH ORDINALITY AS e (event_id, event_type, payload, metadata, occurred_at, ordinality)
     RETURNING 1
 )
-SELECT version / ((SELECT count(*) FROM inserted) = $3::bigint)::int FROM moved"""
+SELECT version / ((SELECT count(*) FROM inserted) = $3::bigint)::int{notified} FROM moved"""
 
 # The ids are looked up first, in the index that the insert is about to touch, where the version does
 # not tell a repeated batch from a new one, and where an error would end the caller's transaction.
@@ -141,15 +146,67 @@ WHERE aggregate_type = $1::text AND aggregate_id = $2::text
   AND version >= $3::bigint AND version <= $4::bigint
 ORDER BY version {direction} LIMIT $5::bigint"""
 
-# Positions are drawn before commit: complete up to its end is only what one snapshot sees.
-_READ_ALL_START: Final = """
-SELECT pg_current_snapshot()::text, coalesce(max(position), 0) FROM {events}"""
+# What one moment sees. The last position is taken in the same snapshot: no event it sees is beyond.
+# The writers are those seen above the oldest running transaction; asked for on a standby only.
+_FEED_NOW: Final = """
+SELECT pg_current_snapshot()::text, pg_current_xact_id_if_assigned()::text::bigint, pg_is_in_recovery(),
+       (SELECT system_identifier FROM pg_control_system()), (SELECT system_identifier FROM {cluster}),
+       (SELECT coalesce(max(position), 0) FROM {events}),
+       CASE WHEN pg_is_in_recovery() THEN (
+           SELECT coalesce(array_agg(DISTINCT tx::text::bigint), '{}') FROM {events}
+           WHERE tx >= pg_snapshot_xmin(pg_current_snapshot())
+             AND tx < pg_snapshot_xmax(pg_current_snapshot())) END"""
 
-# Visibility is an answer, not a condition: with one, the planner guesses how many rows it leaves and
-# may sort the rest of the table for every page. The sub-select parses the snapshot once, not per row.
-_READ_ALL: Final = """
-SELECT pg_visible_in_snapshot(tx, (SELECT $2::text::pg_snapshot)), aggregate_type, aggregate_id, {columns}
-FROM {events} WHERE position > $1::bigint ORDER BY position LIMIT $3::bigint"""
+# A page of the feed: what is visible in snapshot B ($6) and not in A, by position. $1 aggregate types,
+# $2 event types, $3 number of partitions, $4 partition, $5 limit. Visibility and filters are an answer
+# here, not a condition: the planner would guess how many rows they leave and may sort the rest of the
+# table for every page; and so the page knows how far it has looked. The sub-selects parse a snapshot
+# once, not per row. JSON that nobody wants stays where it is. The partition is PostgreSQL's own hash
+# of text, which hash-partitioned tables rely on to stay the same.
+_FEED: Final = """
+SELECT wanted, aggregate_type, aggregate_id, event_type, CASE WHEN wanted THEN payload::text END,
+       CASE WHEN wanted THEN metadata::text END, event_id, occurred_at, version, recorded_at, position
+FROM (
+    SELECT *, is_new AND pg_visible_in_snapshot(tx, (SELECT $6::text::pg_snapshot))
+           AND ($1::text[] IS NULL OR aggregate_type = ANY ($1::text[]))
+           AND ($2::text[] IS NULL OR event_type = ANY ($2::text[]))
+           AND ($3::bigint = 1 OR {partition_of} = $4::bigint) AS wanted
+    FROM ({rows}) AS e
+) AS e"""
+
+_PARTITION: Final = (
+    "abs(mod(hashtextextended(aggregate_id, hashtextextended(aggregate_type, 0)), $3::bigint))"
+)
+
+# The ids that were under way in A and have finished in B ($7): each is a walk of its own on
+# (tx, position) from $8 to $9, ended by the limit. The end stands outside: without statistics the
+# planner would take the range for a few rows and sort all of a large transaction for every page.
+_LATE: Final = """
+    SELECT e.*, true FROM unnest($7::text[]) AS late (tx)
+    CROSS JOIN LATERAL (SELECT * FROM {events} AS e WHERE e.tx = late.tx::xid8 AND e.position > $8::bigint
+                        ORDER BY e.position LIMIT $5::bigint) AS e
+    WHERE e.position <= $9::bigint"""
+
+# Little to read, the normal case: from A's xmax ($10) to B's ($11) along (tx, position). One query with
+# OR over this and the late ones would walk the whole table.
+_FRESH: Final = """
+    (SELECT *, true AS is_new FROM {events}
+     WHERE tx >= $10::text::xid8 AND tx < $11::text::xid8 ORDER BY tx, position LIMIT $5::bigint)
+    UNION ALL ({late})"""
+
+# Much to read: a walk along the positions from $9 to the last one in B ($11). What lies below $9 is
+# late. The planner cannot sort for "not visible in A" ($10), as it does for a comparison with A's xmax.
+_WALK: Final = """
+    (SELECT *, NOT pg_visible_in_snapshot(tx, (SELECT $10::text::pg_snapshot)) AS is_new
+     FROM {events} WHERE position > $9::bigint AND position <= $11::bigint
+     ORDER BY position LIMIT $5::bigint)
+    UNION ALL ({late}) ORDER BY position LIMIT $5::bigint"""
+
+# Where the walk begins. OFFSET 0 keeps the planner from looking for the minimum along the positions.
+_FLOOR: Final = """
+SELECT min(position) FROM (
+    SELECT position FROM {events} WHERE tx >= $1::text::xid8 AND tx < $2::text::xid8 OFFSET 0
+) AS fresh"""
 
 # `kept` counts the new row in, which the DELETE itself cannot see yet.
 _SAVE_SNAPSHOT: Final = """
@@ -178,7 +235,13 @@ _FRAGMENTS: Final = {
     "{inserted}": _INSERTED,
     "{unless_taken}": _UNLESS_TAKEN,
     "{columns}": _COLUMNS,
+    "{late}": _LATE,
+    "{partition_of}": _PARTITION,
 }
+
+_TABLES: Final = (
+    "streams", "events", "snapshots", "cluster", "subscriptions", "subscription_workers", "dead_letters"
+)  # fmt: skip
 
 SAVEPOINT: Final = statement("SAVEPOINT k1s0_event_store_lock")
 ROLLBACK_TO_SAVEPOINT: Final = statement("ROLLBACK TO SAVEPOINT k1s0_event_store_lock")
@@ -188,11 +251,17 @@ LOCK_TIMEOUT: Final = statement("SELECT current_setting('lock_timeout')")
 SET_LOCK_TIMEOUT: Final = statement("SELECT set_config('lock_timeout', $1::text, true)")
 
 
+def schema_names(schema: str) -> dict[str, str]:
+    """What to fill in for {tables}: their names, quoted, in `schema`."""
+    return {table: f"{quote_name(schema)}.{table}" for table in _TABLES}
+
+
 class Statements:
     """All statements for one schema."""
 
-    def __init__(self, schema: str) -> None:
-        names = {table: f"{quote_name(schema)}.{table}" for table in ("streams", "events", "snapshots")}
+    def __init__(self, schema: str, notify: bool) -> None:
+        names = schema_names(schema)
+        names["notified"] = f", pg_notify({quote_text(schema)}, '')" if notify else ""
         self.append_at = statement(_APPEND_AT.replace("{unless_taken}", "true"), **names)
         self.append_new = statement(_APPEND_NEW.replace("{unless_taken}", "true"), **names)
         self.append_at_joined = statement(_APPEND_AT, **names)
@@ -205,13 +274,15 @@ class Statements:
         self.lock_new = statement(_LOCK_NEW, **names)
         self.read = statement(_READ, **names, direction="ASC")
         self.read_backwards = statement(_READ, **names, direction="DESC")
-        self.read_all_start = statement(_READ_ALL_START, **names)
-        self.read_all = statement(_READ_ALL, **names)
+        self.feed_now = statement(_FEED_NOW, **names)
+        self.feed_fresh = statement(_FEED.replace("{rows}", _FRESH), **names)
+        self.feed_walk = statement(_FEED.replace("{rows}", _WALK), **names)
+        self.feed_floor = statement(_FLOOR, **names)
         self.save_snapshot = statement(_SAVE_SNAPSHOT, **names)
         self.load_snapshot = statement(_LOAD_SNAPSHOT, **names)
 
 
 @lru_cache(maxsize=64)
-def statements_for(schema: str) -> Statements:
-    """The statements of `schema`, made once."""
-    return Statements(schema)
+def statements_for(schema: str, notify: bool = False) -> Statements:
+    """The statements of `schema`, made once; with `notify`, appends wake up who listens to it."""
+    return Statements(schema, notify)

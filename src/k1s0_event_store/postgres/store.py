@@ -3,11 +3,11 @@
 from __future__ import annotations
 
 from collections.abc import AsyncIterator, Iterator, Sequence
-from contextlib import aclosing
 from functools import partial
 
 from k1s0_event_store.envelope import EventEnvelope, EventVersion, ExpectedVersion, StreamId
-from k1s0_event_store.postgres import operations
+from k1s0_event_store.feed import EVERYTHING, LARGEST_PAGE, Cursor, EventFilter, FeedPage
+from k1s0_event_store.postgres import feed, operations
 from k1s0_event_store.postgres.client import AsyncClient, SyncClient
 from k1s0_event_store.store import EventStore, SyncEventStore, check_span
 
@@ -55,14 +55,23 @@ class PostgresEventStore(AsyncClient, EventStore):
     async def lock(self, stream_id: StreamId, wait: float | None = None) -> EventVersion:
         return await self._run(operations.lock(self._sql, stream_id, wait, self._joined))
 
-    async def read_all(self) -> AsyncIterator[EventEnvelope]:
-        first = await self._run(operations.read_all_start(self._sql))
+    async def read_page(
+        self,
+        after: Cursor | None = None,
+        limit: int = LARGEST_PAGE,
+        *,
+        only: EventFilter = EVERYTHING,
+        until: Cursor | None = None,
+    ) -> FeedPage:
+        return await self._run(feed.read_page(self._sql, after, limit, only, until, self._clusters))
+
+    async def latest_cursor(self) -> Cursor:
+        return await self._run(feed.latest_cursor(self._sql))
+
+    @property
+    def _reads_ahead(self) -> bool:
         # A caller's session does one thing at a time.
-        pages = self._pages if self._joined else self._pages_ahead
-        async with aclosing(pages(partial(operations.read_all_page, self._sql), first)) as all_rows:
-            async for rows in all_rows:
-                for event in operations.all_envelopes(rows):
-                    yield event
+        return not self._joined
 
 
 class SyncPostgresEventStore(SyncClient, SyncEventStore):
@@ -103,7 +112,15 @@ class SyncPostgresEventStore(SyncClient, SyncEventStore):
     def lock(self, stream_id: StreamId, wait: float | None = None) -> EventVersion:
         return self._run(operations.lock(self._sql, stream_id, wait, self._joined))
 
-    def read_all(self) -> Iterator[EventEnvelope]:
-        first = self._run(operations.read_all_start(self._sql))
-        for rows in self._pages(partial(operations.read_all_page, self._sql), first):
-            yield from operations.all_envelopes(rows)
+    def read_page(
+        self,
+        after: Cursor | None = None,
+        limit: int = LARGEST_PAGE,
+        *,
+        only: EventFilter = EVERYTHING,
+        until: Cursor | None = None,
+    ) -> FeedPage:
+        return self._run(feed.read_page(self._sql, after, limit, only, until, self._clusters))
+
+    def latest_cursor(self) -> Cursor:
+        return self._run(feed.latest_cursor(self._sql))

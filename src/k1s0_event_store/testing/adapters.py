@@ -7,6 +7,7 @@ from collections.abc import AsyncIterator, Iterator, Sequence
 from typing import Any, Self, TypeVar
 
 from k1s0_event_store.envelope import EventEnvelope, EventVersion, ExpectedVersion, StreamId
+from k1s0_event_store.feed import EVERYTHING, LARGEST_PAGE, Cursor, EventFilter, FeedPage
 from k1s0_event_store.snapshot import Snapshot, SnapshotStore, SyncSnapshotStore
 from k1s0_event_store.store import EventStore, SyncEventStore
 
@@ -58,9 +59,18 @@ class ThreadedEventStore(EventStore):
     async def lock(self, stream_id: StreamId, wait: float | None = None) -> EventVersion:
         return await asyncio.to_thread(self._store.lock, stream_id, wait)
 
-    async def read_all(self) -> AsyncIterator[EventEnvelope]:
-        async for event in _in_thread(self._store.read_all()):
-            yield event
+    async def read_page(
+        self,
+        after: Cursor | None = None,
+        limit: int = LARGEST_PAGE,
+        *,
+        only: EventFilter = EVERYTHING,
+        until: Cursor | None = None,
+    ) -> FeedPage:
+        return await asyncio.to_thread(self._store.read_page, after, limit, only=only, until=until)
+
+    async def latest_cursor(self) -> Cursor:
+        return await asyncio.to_thread(self._store.latest_cursor)
 
 
 class ThreadedSnapshotStore(SnapshotStore):

@@ -8,7 +8,9 @@ Subclass the classes in a test module and provide the fixtures `store` (an Event
         def store(self): ...
 
 Blocking stores go through `testing.adapters`. RacingContract is for stores that can be called
-concurrently; one bound to a session cannot. Needs pytest-asyncio in auto mode.
+concurrently; one bound to a session cannot. Where appends have to be committed to come into the
+feed, the fixture `feed_store` gives the store with appends that are. Needs pytest-asyncio in auto
+mode.
 """
 
 from __future__ import annotations
@@ -16,6 +18,7 @@ from __future__ import annotations
 import asyncio
 import copy
 import dataclasses
+import re
 from collections.abc import Awaitable, Iterable
 from datetime import UTC, datetime, timedelta, timezone
 from decimal import Decimal
@@ -34,6 +37,7 @@ from k1s0_event_store.exceptions import (
     StoreClosedError,
     StreamNotFoundError,
 )
+from k1s0_event_store.feed import EVERYTHING, Cursor, EventFilter, FeedPage
 from k1s0_event_store.snapshot import SnapshotStore
 from k1s0_event_store.store import EventStore
 
@@ -108,8 +112,42 @@ async def outcomes(calls: Iterable[Awaitable[Any]]) -> tuple[list[Any], list[Eve
     return [result for result in done if not isinstance(result, EventStoreError)], failed
 
 
+async def append_each(store: EventStore, *names: str, event_type: str = "Counted") -> list[EventEnvelope]:
+    """Append one event to each of these streams, one after the other; the events as stored."""
+    stored = []
+    for name in names:
+        stream_id = StreamId(*name.split("-")) if "-" in name else StreamId("order", name)
+        await store.append(stream_id, [EventEnvelope(stream_id, event_type, {})])
+        stored += await store.load(stream_id, backwards=True, limit=1)
+    return stored
+
+
+async def read_pages(
+    store: EventStore,
+    after: Cursor | None = None,
+    limit: int = 100,
+    only: EventFilter = EVERYTHING,
+    until: Cursor | None = None,
+) -> list[FeedPage]:
+    """The pages of the feed from `after` on, until there is no more."""
+    pages = [await store.read_page(after, limit, only=only, until=until)]
+    while pages[-1].more:
+        pages.append(await store.read_page(pages[-1].cursor, limit, only=only, until=until))
+    return pages
+
+
+def events_of(pages: Iterable[FeedPage]) -> list[EventEnvelope]:
+    """The events of `pages`."""
+    return [event for page in pages for event in page.events]
+
+
 class EventStoreContract:
     """One caller after the other."""
+
+    @pytest.fixture
+    def feed_store(self, store: EventStore) -> EventStore:
+        """`store`, such that what it appends is committed."""
+        return store
 
     async def test_events_of_a_new_stream_get_the_versions_from_1_on(self, store: EventStore) -> None:
         answer = await store.append(ORDER, new_events(ORDER, 3), expected_version=0)
@@ -427,20 +465,185 @@ class EventStoreContract:
             part = [event async for event in store.stream(stream_id, 40, 1_200)]
             assert part == await store.load(stream_id, 40, 1_200)
 
-    async def test_read_all_gives_every_event_with_each_stream_in_order(self, store: EventStore) -> None:
+    # The feed
+
+    async def test_read_all_gives_every_event_with_each_stream_in_order(self, feed_store: EventStore) -> None:
         streams = [StreamId("order", f"o-{i}") for i in range(3)]
         for _ in range(60):
             for stream_id in streams:
-                await store.append(stream_id, new_events(stream_id, 1))
-        events = [event async for event in store.read_all()]
+                await feed_store.append(stream_id, new_events(stream_id, 1))
+        events = [event async for event in feed_store.read_all()]
         positions = [event.position or 0 for event in events]
         assert positions == sorted(set(positions))
         for stream_id in streams:
-            assert [e for e in events if e.stream_id == stream_id] == await store.load(stream_id)
+            assert [e for e in events if e.stream_id == stream_id] == await feed_store.load(stream_id)
         assert len(events) == 180
 
-    async def test_read_all_of_an_empty_store_is_empty(self, store: EventStore) -> None:
-        assert [event async for event in store.read_all()] == []
+    async def test_read_all_of_an_empty_store_is_empty_and_can_be_gone_on_from(
+        self, feed_store: EventStore
+    ) -> None:
+        reading = feed_store.read_all()
+        assert reading.cursor is None
+        assert [event async for event in reading] == []
+        assert reading.cursor is not None
+        events = await append_each(feed_store, "a", "b")
+        assert [event async for event in feed_store.read_all(reading.cursor)] == events
+
+    async def test_a_reading_goes_on_from_every_place_of_an_earlier_one(self, feed_store: EventStore) -> None:
+        events = await append_each(feed_store, *"abacab")
+        reading = feed_store.read_all()
+        places = [reading.cursor]
+        async for _event in reading:
+            places.append(reading.cursor)
+        end = reading.cursor
+        assert end is not None
+        for _ in range(2):
+            for number, place in enumerate(places):
+                text = None if place is None else Cursor(str(place))
+                assert [event async for event in feed_store.read_all(text)] == events[number:]
+            assert [event async for event in feed_store.read_all(Cursor(str(end)))] == events[6:]
+            events += await append_each(feed_store, *"cab")
+
+    async def test_read_all_gives_the_types_that_are_wanted(self, feed_store: EventStore) -> None:
+        placed = await append_each(feed_store, "order-1", "invoice-1", "order-2", event_type="Placed")
+        paid = await append_each(feed_store, "invoice-1", "order-2", "parcel-1", event_type="Paid")
+        wanted: list[tuple[dict[str, Any], list[EventEnvelope]]] = [
+            ({"aggregate_types": ["order"]}, [placed[0], placed[2], paid[1]]),
+            ({"aggregate_types": ("order", "parcel")}, [placed[0], placed[2], *paid[1:]]),
+            ({"event_types": ["Paid"]}, paid),
+            ({"event_types": {"Paid", "Placed"}}, [*placed, *paid]),
+            ({"aggregate_types": ["invoice"], "event_types": ["Paid"]}, [paid[0]]),
+            ({"aggregate_types": ["order"], "event_types": ["Lost"]}, []),
+            ({"aggregate_types": []}, []),
+            ({"where": lambda event: event.version == 2}, paid[:2]),
+            ({"where": lambda event: event.version == 2, "event_types": ["Placed"]}, []),
+        ]
+        for filters, events in wanted:
+            reading = feed_store.read_all(**filters)
+            assert [event async for event in reading] == events, filters
+            assert [event async for event in feed_store.read_all(reading.cursor)] == []
+
+    async def test_a_filtered_reading_can_be_gone_on_from_without_the_filter(
+        self, feed_store: EventStore
+    ) -> None:
+        events = await append_each(feed_store, *"abcabc")
+        for reading in (
+            feed_store.read_all(where=lambda event: event.stream_id.aggregate_id == "b"),
+            feed_store.read_all(),
+        ):
+            while (await anext(reading)).stream_id.aggregate_id != "b":
+                pass
+            await reading.aclose()
+            assert [event async for event in feed_store.read_all(reading.cursor)] == events[2:]
+
+    async def test_where_sees_only_events_of_the_types_that_are_wanted(self, feed_store: EventStore) -> None:
+        await append_each(feed_store, "order-1", "invoice-1")
+        seen: list[EventEnvelope] = []
+
+        def where(event: EventEnvelope) -> bool:
+            seen.append(event)
+            return True
+
+        reading = feed_store.read_all(aggregate_types=["order"], where=where)
+        assert [event.stream_id.aggregate_type async for event in reading] == ["order"]
+        assert len(seen) == 1
+
+    async def test_pages_are_no_longer_than_asked_for_and_can_be_gone_on_from_after_each_event(
+        self, feed_store: EventStore
+    ) -> None:
+        events = await append_each(feed_store, *"abacaba")
+        for limit in (1, 2, 7, 8, 100_000):
+            pages = await read_pages(feed_store, None, limit)
+            assert events_of(pages) == events
+            assert all(len(page.events) <= limit for page in pages)
+            for page in pages:
+                for event in page.events:
+                    place = Cursor(str(page.cursor_after(event)))
+                    assert events_of(await read_pages(feed_store, place)) == events[events.index(event) + 1 :]
+            assert events_of(await read_pages(feed_store, pages[-1].cursor)) == []
+
+    async def test_a_page_in_which_nothing_is_wanted_moves_the_cursor(self, feed_store: EventStore) -> None:
+        only = EventFilter(event_types=("Paid",))
+        await append_each(feed_store, *"abcde")
+        first = await feed_store.read_page(None, 2, only=only)
+        assert (first.events, first.more) == ([], True)
+        assert len(events_of(await read_pages(feed_store, first.cursor))) == 3
+        pages = await read_pages(feed_store, first.cursor, 2, only)
+        assert events_of(pages) == []
+        moved = [page.cursor for page in (first, *pages) if page.more]
+        assert len(set(moved)) == len(moved) >= 2
+        paid = await append_each(feed_store, "a", event_type="Paid")
+        assert events_of(await read_pages(feed_store, pages[-1].cursor)) == paid
+
+    async def test_a_reading_ends_exactly_at_an_earlier_place(self, feed_store: EventStore) -> None:
+        events: list[EventEnvelope] = []
+        start = (await feed_store.read_page()).cursor
+        places: list[tuple[int, Cursor | None]] = [(0, None), (0, start)]
+        for names in ("abaca", "c", "bb"):
+            events += await append_each(feed_store, *names)
+            for page in await read_pages(feed_store, places[-1][1], 3):
+                places += [(events.index(event) + 1, page.cursor_after(event)) for event in page.events]
+                places.append((places[-1][0], page.cursor))
+        await append_each(feed_store, "c")
+        for first, after in places:
+            for last, until in places:
+                if until is None:
+                    continue
+                for limit in (2, 100):
+                    pages = await read_pages(feed_store, after, limit, until=until)
+                    assert events_of(pages) == events[first:last], (after, until)
+                    if first < last:
+                        assert pages[-1].cursor == until
+
+    async def test_every_stream_is_in_exactly_one_partition(self, feed_store: EventStore) -> None:
+        events = await append_each(feed_store, *"abcdefgh", "invoice-a", "invoice-b", *"abcd")
+        for partitions in (1, 2, 3, 7):
+            found: list[EventEnvelope] = []
+            for partition in range(partitions):
+                only = EventFilter(partition=partition, partitions=partitions)
+                part = events_of(await read_pages(feed_store, None, 4, only))
+                names = {event.stream_id for event in part}
+                assert [event for event in events if event.stream_id in names] == part
+                found += part
+            assert sorted(found, key=lambda event: event.position or 0) == events
+
+    async def test_nonsense_as_a_place_limit_or_filter_of_the_feed_is_refused(
+        self, feed_store: EventStore
+    ) -> None:
+        await append_each(feed_store, *"abc")
+        end = (await feed_store.read_page()).cursor
+        inside = (await feed_store.read_page(None, 2)).cursor
+        limits: list[Any] = [0, -1, True, 1.0, "x", None, 100_001]
+        for limit in limits:
+            with pytest.raises(InvalidInputError, match="limit must be"):
+                await feed_store.read_page(None, limit)
+        texts: list[Any] = ["", None, 7, b"cursor", "x" * 1_000_000]
+        for text in texts:
+            with pytest.raises(InvalidInputError, match="cursor"):
+                Cursor(text)
+        cursors: list[Any] = [str(end), 7, Cursor("nonsense"), Cursor(" ")]
+        for good in map(str, (end, inside)):
+            spoilt = [
+                good + "x",
+                " " + good,
+                good + " 1 2",
+                re.sub(r"\d+", "x", good),
+                re.sub(r"(\d)", r"-\1", good),
+            ]
+            cursors += map(Cursor, spoilt)
+        for cursor in cursors:
+            with pytest.raises(InvalidInputError, match="ursor"):
+                await feed_store.read_page(cursor)
+            with pytest.raises(InvalidInputError, match="ursor"):
+                await feed_store.read_page(None, until=cursor)
+            with pytest.raises(InvalidInputError, match="ursor"):
+                await anext(feed_store.read_all(cursor))
+        names: list[Any] = ["order", 7, [7], [""], ["a\x00"]]
+        for wrong in names:
+            for filters in ({"aggregate_types": wrong}, {"event_types": wrong}):
+                with pytest.raises(InvalidInputError, match=next(iter(filters))):
+                    feed_store.read_all(**filters)
+        assert len(events_of(await read_pages(feed_store))) == 3
 
     async def test_nonsense_as_a_limit_of_a_lock_is_refused(self, store: EventStore) -> None:
         nonsense: list[Any] = [-1, "1", True, float("nan"), float("inf")]
@@ -450,7 +653,12 @@ class EventStoreContract:
 
     async def test_a_closed_store_refuses_every_call(self, store: EventStore) -> None:
         await store.close()
-        for call in (store.append(ORDER, new_events(ORDER, 1)), store.load(ORDER), store.exists(ORDER)):
+        for call in (
+            store.append(ORDER, new_events(ORDER, 1)),
+            store.load(ORDER),
+            store.exists(ORDER),
+            store.read_page(),
+        ):
             with pytest.raises(StoreClosedError):
                 await call
         for events in (store.stream(ORDER), store.read_all()):

@@ -12,7 +12,7 @@ A call takes the oldest script that is for its method (and stream); without one 
 from __future__ import annotations
 
 import copy
-from collections.abc import AsyncIterator, Awaitable, Callable, Iterator, Sequence
+from collections.abc import AsyncGenerator, AsyncIterator, Awaitable, Callable, Iterator, Sequence
 from dataclasses import dataclass, field
 from threading import Lock
 from typing import Any, Final, Self, TypeVar
@@ -20,6 +20,16 @@ from typing import Any, Final, Self, TypeVar
 from k1s0_event_store.batch import encode_batch
 from k1s0_event_store.envelope import EventEnvelope, EventVersion, ExpectedVersion, StreamId, check_version
 from k1s0_event_store.exceptions import InvalidInputError
+from k1s0_event_store.feed import (
+    EVERYTHING,
+    LARGEST_PAGE,
+    AllEvents,
+    Cursor,
+    EventFilter,
+    FeedPage,
+    SyncAllEvents,
+    Where,
+)
 from k1s0_event_store.memory import InMemoryEventStore, SyncInMemoryEventStore
 from k1s0_event_store.snapshot import SnapshotStore, SyncSnapshotStore
 from k1s0_event_store.store import EventStore, Replay, SyncEventStore
@@ -28,7 +38,18 @@ S = TypeVar("S")
 T = TypeVar("T")
 
 SCRIPTABLE: Final = frozenset(
-    {"append", "current_version", "exists", "load", "lock", "read_all", "replay", "stream"}
+    {
+        "append",
+        "current_version",
+        "exists",
+        "latest_cursor",
+        "load",
+        "lock",
+        "read_all",
+        "read_page",
+        "replay",
+        "stream",
+    }
 )
 _NO_ANSWER: Final = object()
 
@@ -217,8 +238,35 @@ class MockEventStore(Scripted, EventStore):
         script = self._called("lock", stream_id=stream_id, wait=wait)
         return await _play(script, lambda: self._store.lock(stream_id, wait))
 
-    def read_all(self) -> AsyncIterator[EventEnvelope]:
-        return _play_events(self._called("read_all"), self._store.read_all)
+    async def read_page(
+        self,
+        after: Cursor | None = None,
+        limit: int = LARGEST_PAGE,
+        *,
+        only: EventFilter = EVERYTHING,
+        until: Cursor | None = None,
+    ) -> FeedPage:
+        script = self._called("read_page", after=after, limit=limit, only=only, until=until)
+        return await _play(script, lambda: self._store.read_page(after, limit, only=only, until=until))
+
+    async def latest_cursor(self) -> Cursor:
+        return await _play(self._called("latest_cursor"), self._store.latest_cursor)
+
+    def read_all(
+        self,
+        after: Cursor | None = None,
+        *,
+        aggregate_types: Sequence[str] | None = None,
+        event_types: Sequence[str] | None = None,
+        where: Where | None = None,
+    ) -> AllEvents:
+        filters: dict[str, Any] = {
+            "aggregate_types": aggregate_types,
+            "event_types": event_types,
+            "where": where,
+        }
+        script = self._called("read_all", after=after, **filters)
+        return _PlayedEvents(script, self._store.read_all(after, **filters))
 
     async def replay(
         self,
@@ -309,8 +357,35 @@ class SyncMockEventStore(Scripted, SyncEventStore):
         script = self._called("lock", stream_id=stream_id, wait=wait)
         return _play_sync(script, lambda: self._store.lock(stream_id, wait))
 
-    def read_all(self) -> Iterator[EventEnvelope]:
-        return _play_events_sync(self._called("read_all"), self._store.read_all)
+    def read_page(
+        self,
+        after: Cursor | None = None,
+        limit: int = LARGEST_PAGE,
+        *,
+        only: EventFilter = EVERYTHING,
+        until: Cursor | None = None,
+    ) -> FeedPage:
+        script = self._called("read_page", after=after, limit=limit, only=only, until=until)
+        return _play_sync(script, lambda: self._store.read_page(after, limit, only=only, until=until))
+
+    def latest_cursor(self) -> Cursor:
+        return _play_sync(self._called("latest_cursor"), self._store.latest_cursor)
+
+    def read_all(
+        self,
+        after: Cursor | None = None,
+        *,
+        aggregate_types: Sequence[str] | None = None,
+        event_types: Sequence[str] | None = None,
+        where: Where | None = None,
+    ) -> SyncAllEvents:
+        filters: dict[str, Any] = {
+            "aggregate_types": aggregate_types,
+            "event_types": event_types,
+            "where": where,
+        }
+        script = self._called("read_all", after=after, **filters)
+        return _SyncPlayedEvents(script, self._store.read_all(after, **filters))
 
     def replay(
         self,
@@ -334,6 +409,30 @@ class SyncMockEventStore(Scripted, SyncEventStore):
         return _play_sync(script, lambda: self._store.replay(stream_id, apply, initial, snapshots, **options))
 
 
+class _PlayedEvents(AllEvents):
+    """A reading behind a script; its cursor is the one of the reading."""
+
+    def __init__(self, script: _Script, events: AllEvents) -> None:
+        self._played = events
+        self._events = _play_events(script, lambda: events)
+
+    @property
+    def cursor(self) -> Cursor | None:
+        return self._played.cursor
+
+
+class _SyncPlayedEvents(SyncAllEvents):
+    """_PlayedEvents for blocking code."""
+
+    def __init__(self, script: _Script, events: SyncAllEvents) -> None:
+        self._played = events
+        self._events = _play_events_sync(script, lambda: events)
+
+    @property
+    def cursor(self) -> Cursor | None:
+        return self._played.cursor
+
+
 async def _play(script: _Script, call: Callable[[], Awaitable[T]]) -> T:
     script.before()
     answer: T = script.answer if script.has_answer else await call()
@@ -350,7 +449,7 @@ def _play_sync(script: _Script, call: Callable[[], T]) -> T:
 
 async def _play_events(
     script: _Script, call: Callable[[], AsyncIterator[EventEnvelope]]
-) -> AsyncIterator[EventEnvelope]:
+) -> AsyncGenerator[EventEnvelope, None]:
     script.before()
     if script.has_answer:
         for event in script.answer:

@@ -28,6 +28,7 @@ if TYPE_CHECKING:
         InMemorySnapshotStore,
         PostgresEventStore,
         PostgresSnapshotStore,
+        PostgresSubscriptionStore,
         SyncPostgresEventStore,
         SyncPostgresSnapshotStore,
     )
@@ -113,6 +114,17 @@ async def snapshot_store(event_store_config: EventStoreConfig) -> AsyncIterator[
     from k1s0_event_store import PostgresSnapshotStore
 
     async with PostgresSnapshotStore(event_store_config) as store:
+        yield store
+
+
+@_async_fixture
+async def subscription_store(
+    event_store: PostgresEventStore, event_store_config: EventStoreConfig
+) -> AsyncIterator[PostgresSubscriptionStore]:
+    """A subscription store on the engine of `event_store`."""
+    from k1s0_event_store import PostgresSubscriptionStore
+
+    async with PostgresSubscriptionStore(event_store_config, bind=event_store.bind) as store:
         yield store
 
 

@@ -1,22 +1,16 @@
-"""The stores in memory: for tests and prototypes, and the specimen for authors of backends.
-
-They pass the same contract suite as the PostgreSQL stores. They have no transactions: what is
-appended stays, whatever becomes of the session given to `within`. Safe to share between threads.
-"""
+"""The event stores in memory, async and blocking, on one log of events."""
 
 from __future__ import annotations
 
 import threading
-from bisect import insort
-from collections.abc import AsyncIterator, Iterator, Sequence
+from collections.abc import AsyncIterator, Callable, Iterator, Sequence
 from dataclasses import dataclass
 from datetime import UTC, datetime
-from operator import itemgetter
-from typing import Any, Self
+from typing import Any, Final, Self
 from uuid import UUID
+from zlib import crc32
 
 from k1s0_event_store.batch import Batch, check_stream_id, encode_batch
-from k1s0_event_store.config import EventStoreConfig
 from k1s0_event_store.envelope import (
     EventEnvelope,
     EventVersion,
@@ -25,17 +19,31 @@ from k1s0_event_store.envelope import (
     check_expected_version,
     stored_envelope,
 )
-from k1s0_event_store.exceptions import StoreClosedError
+from k1s0_event_store.exceptions import InvalidInputError, StoreClosedError
+from k1s0_event_store.feed import EVERYTHING, LARGEST_PAGE, Cursor, EventFilter, FeedPage, check_page
 from k1s0_event_store.jsontext import decode
 from k1s0_event_store.outcome import first_answer, require
-from k1s0_event_store.snapshot import (
-    Snapshot,
-    SnapshotStore,
-    SyncSnapshotStore,
-    check_snapshot_query,
-    encode_state,
-)
 from k1s0_event_store.store import EventStore, Span, SyncEventStore, check_span, check_wait
+
+_CURSOR: Final = "memory "
+
+
+def cursor_at(position: int) -> Cursor:
+    """The place after the event at `position`: here positions are drawn in the order of the feed."""
+    return Cursor(f"{_CURSOR}{position}")
+
+
+def position_of(cursor: Cursor) -> int:
+    """The position of the last event before the place; raises InvalidInputError."""
+    number = cursor.text.removeprefix(_CURSOR)
+    if cursor.text == number or not number.isdecimal():
+        raise InvalidInputError(f"not a cursor of an in-memory store: {cursor.text!r:.200}")
+    return int(number)
+
+
+def partition_of(stream_id: StreamId, partitions: int) -> int:
+    """The partition that the events of a stream belong to."""
+    return crc32(f"{stream_id.aggregate_type}\0{stream_id.aggregate_id}".encode()) % partitions
 
 
 @dataclass(frozen=True, slots=True)
@@ -51,6 +59,11 @@ class _Stored:
     version: int
     recorded_at: datetime
     position: int
+
+    def is_wanted(self, only: EventFilter) -> bool:
+        return only.wants_type(self.stream_id.aggregate_type, self.event_type) and (
+            only.partitions == 1 or partition_of(self.stream_id, only.partitions) == only.partition
+        )
 
     def envelope(self) -> EventEnvelope:
         return stored_envelope(
@@ -69,9 +82,10 @@ class _Stored:
 
 
 class _Log:
-    """The events of one store; every method is one atomic step."""
+    """The events of one store; every method is one atomic step. `listeners` are called after each append."""
 
     def __init__(self) -> None:
+        self.listeners: set[Callable[[], None]] = set()
         self._lock = threading.Lock()
         self._all: list[_Stored] = []
         self._streams: dict[StreamId, list[_Stored]] = {}
@@ -91,7 +105,9 @@ class _Log:
                 return first_answer(stream_id, expected, batch.event_ids, known)
             require(stream_id, expected, actual)
             self._add(stream_id, batch, actual)
-            return EventVersion(actual + len(batch))
+        for heard in tuple(self.listeners):
+            heard()
+        return EventVersion(actual + len(batch))
 
     def _known(self, stream_id: StreamId, batch: Batch) -> dict[UUID, int | None]:
         taken = (self._taken.get((stream_id.aggregate_id, event_id)) for event_id in batch.event_ids)
@@ -116,21 +132,49 @@ class _Log:
             found = self._streams.get(stream_id, [])[max(span.first - 1, 0) : span.last]
         return (found[::-1] if span.backwards else found)[: span.limit]
 
-    def read_all(self) -> list[_Stored]:
+    def read_page(
+        self, after: Cursor | None, limit: int, only: EventFilter, until: Cursor | None
+    ) -> FeedPage:
+        self._check_open()
+        check_page(after, limit, until)
+        start = 0 if after is None else position_of(after)
+        with self._lock:
+            end = len(self._all) if until is None else position_of(until)
+            rows = self._all[start : min(end, start + limit)]
+        wanted = [row for row in rows if row.is_wanted(only)]
+        reached = start + len(rows)
+        return FeedPage(
+            cursor_at(reached), reached < end, lambda: [row.envelope() for row in wanted], cursor_at
+        )
+
+    def latest_cursor(self) -> Cursor:
         self._check_open()
         with self._lock:
-            return list(self._all)
+            return cursor_at(len(self._all))
 
     def current_version(self, stream_id: StreamId) -> EventVersion:
         self._check_open()
         with self._lock:
             return EventVersion(len(self._streams.get(check_stream_id(stream_id), ())))
 
+    def find(self, stream_id: StreamId, version: int) -> int | None:
+        """The position of an event; None while it is not there."""
+        with self._lock:
+            stored = self._streams.get(stream_id, [])[version - 1 : version]
+        return stored[0].position if stored else None
+
+    def count_after(self, position: int, most: int) -> tuple[int, datetime | None]:
+        """How many events follow, at most `most`, and when the first of them was stored."""
+        with self._lock:
+            following = len(self._all) - position
+            return min(following, most), self._all[position].recorded_at if following > 0 else None
+
     def _check_open(self) -> None:
-        _check_open(self.closed)
+        check_open(self.closed)
 
 
-def _check_open(closed: bool) -> None:
+def check_open(closed: bool) -> None:
+    """Raise StoreClosedError after close()."""
     if closed:
         raise StoreClosedError("this in-memory store was closed; make a new one")
 
@@ -176,8 +220,18 @@ class SyncInMemoryEventStore(SyncEventStore):
         check_wait(wait)
         return self._log.current_version(stream_id)
 
-    def read_all(self) -> Iterator[EventEnvelope]:
-        return (stored.envelope() for stored in self._log.read_all())
+    def read_page(
+        self,
+        after: Cursor | None = None,
+        limit: int = LARGEST_PAGE,
+        *,
+        only: EventFilter = EVERYTHING,
+        until: Cursor | None = None,
+    ) -> FeedPage:
+        return self._log.read_page(after, limit, only, until)
+
+    def latest_cursor(self) -> Cursor:
+        return self._log.latest_cursor()
 
 
 class InMemoryEventStore(EventStore):
@@ -222,89 +276,15 @@ class InMemoryEventStore(EventStore):
         check_wait(wait)
         return self._log.current_version(stream_id)
 
-    async def read_all(self) -> AsyncIterator[EventEnvelope]:
-        for stored in self._log.read_all():
-            yield stored.envelope()
+    async def read_page(
+        self,
+        after: Cursor | None = None,
+        limit: int = LARGEST_PAGE,
+        *,
+        only: EventFilter = EVERYTHING,
+        until: Cursor | None = None,
+    ) -> FeedPage:
+        return self._log.read_page(after, limit, only, until)
 
-
-class _Snapshots:
-    """The snapshots of one store, by stream and ascending version, states as JSON text."""
-
-    def __init__(self, interval: int, kept: int) -> None:
-        checked = EventStoreConfig(snapshot_interval=interval, snapshots_kept=kept)
-        self.interval = checked.snapshot_interval
-        self.closed = False
-        self._kept = checked.snapshots_kept
-        self._lock = threading.Lock()
-        self._streams: dict[StreamId, list[tuple[int, str, datetime, int]]] = {}
-
-    def save(self, stream_id: StreamId, version: int, state: Any, schema_version: int) -> None:
-        _check_open(self.closed)
-        text = encode_state(stream_id, version, state, schema_version)
-        with self._lock:
-            rows = [row for row in self._streams.get(stream_id, []) if row[0] != version]
-            insort(rows, (version, text, datetime.now(UTC), schema_version), key=itemgetter(0))
-            oldest = rows[-self._kept :][0][0]
-            self._streams[stream_id] = [row for row in rows if row[0] >= oldest or row[0] == version]
-
-    def load_latest(
-        self, stream_id: StreamId, schema_version: int | None, max_version: int | None
-    ) -> Snapshot | None:
-        _check_open(self.closed)
-        last = check_snapshot_query(stream_id, schema_version, max_version)
-        with self._lock:
-            rows = list(self._streams.get(stream_id, ()))
-        for version, text, taken_at, schema in reversed(rows):
-            if version <= last and schema_version in {None, schema}:
-                return Snapshot(stream_id, version, decode(text), taken_at, schema)
-        return None
-
-
-class SyncInMemorySnapshotStore(SyncSnapshotStore):
-    """Blocking snapshot store in memory."""
-
-    def __init__(self, *, snapshot_interval: int = 50, snapshots_kept: int = 2) -> None:
-        self._snapshots = _Snapshots(snapshot_interval, snapshots_kept)
-
-    @property
-    def snapshot_interval(self) -> int:
-        return self._snapshots.interval
-
-    def within(self, session: Any) -> Self:
-        return self
-
-    def close(self) -> None:
-        self._snapshots.closed = True
-
-    def save(self, stream_id: StreamId, version: int, state: Any, *, schema_version: int = 1) -> None:
-        self._snapshots.save(stream_id, version, state, schema_version)
-
-    def load_latest(
-        self, stream_id: StreamId, *, schema_version: int | None = None, max_version: int | None = None
-    ) -> Snapshot | None:
-        return self._snapshots.load_latest(stream_id, schema_version, max_version)
-
-
-class InMemorySnapshotStore(SnapshotStore):
-    """Snapshot store in memory."""
-
-    def __init__(self, *, snapshot_interval: int = 50, snapshots_kept: int = 2) -> None:
-        self._snapshots = _Snapshots(snapshot_interval, snapshots_kept)
-
-    @property
-    def snapshot_interval(self) -> int:
-        return self._snapshots.interval
-
-    def within(self, session: Any) -> Self:
-        return self
-
-    async def close(self) -> None:
-        self._snapshots.closed = True
-
-    async def save(self, stream_id: StreamId, version: int, state: Any, *, schema_version: int = 1) -> None:
-        self._snapshots.save(stream_id, version, state, schema_version)
-
-    async def load_latest(
-        self, stream_id: StreamId, *, schema_version: int | None = None, max_version: int | None = None
-    ) -> Snapshot | None:
-        return self._snapshots.load_latest(stream_id, schema_version, max_version)
+    async def latest_cursor(self) -> Cursor:
+        return self._log.latest_cursor()

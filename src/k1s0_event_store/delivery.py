@@ -1,0 +1,314 @@
+"""From a page of the feed to a handler and a moved checkpoint: retries, parking, order per stream."""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import AsyncIterator, Awaitable, Callable, Sequence
+from contextlib import asynccontextmanager
+from dataclasses import dataclass, replace
+from time import monotonic
+from typing import Any, Final
+
+from tenacity import AsyncRetrying, retry_if_exception, stop_after_attempt, wait_random_exponential
+
+from k1s0_event_store.envelope import EventEnvelope, StreamId
+from k1s0_event_store.exceptions import LeaseLostError
+from k1s0_event_store.feed import Cursor, FeedPage
+from k1s0_event_store.store import EventStore
+from k1s0_event_store.subscription import (
+    Lease,
+    ParkedEvent,
+    Progress,
+    Subscriber,
+    Subscription,
+    SubscriptionStore,
+    Transaction,
+)
+
+logger = logging.getLogger("k1s0_event_store.subscriptions")
+
+IDLE_CHECKPOINT_SECONDS: Final = 1.0
+"""How often the checkpoint follows a feed in which nothing is wanted."""
+
+Done = Callable[[Transaction | None], Awaitable[None]]
+
+
+@dataclass(frozen=True, slots=True)
+class Notice:
+    """Something that a subscription did, for metrics and alarms.
+
+    `kind`: handled, retried, parked, stopped, waiting (for an error to pass), started, ended, lost.
+    """
+
+    kind: str
+    name: str
+    version: int
+    partition: int
+    events: int = 0
+    seconds: float = 0.0
+    error: BaseException | None = None
+
+
+class StoppedError(Exception):
+    """The handler failed and its policy says to stop; the reason is in the subscription's status."""
+
+
+class EndingError(Exception):
+    """The runner was told to stop while an attempt was waited for; it is made after the next start."""
+
+
+class _HandlerError(Exception):
+    """The handler, and not the database or this code, raised `error`."""
+
+    def __init__(self, error: Exception) -> None:
+        super().__init__(str(error))
+        self.error = error
+
+
+class Delivery:
+    """Delivers the events of one partition, for as long as its lease lasts."""
+
+    def __init__(
+        self,
+        subscription: Subscription,
+        store: EventStore,
+        storage: SubscriptionStore,
+        lease: Lease,
+        sleep: Callable[[float], Awaitable[None]],
+        notify: Callable[[Notice], None],
+    ) -> None:
+        self.lease = lease
+        self.cursor = lease.cursor
+        self._subscription = subscription
+        self._store = store
+        self._storage = storage
+        self._sleep = sleep
+        self._notify = notify
+        self._parked: set[StreamId] = set()
+        self._knows_parked = False
+        self._unsaved = 0
+        self._saved_at = monotonic()
+        self._position = 0
+
+    async def reload(self) -> None:
+        """After an error nobody knows what was committed: go on from the checkpoint as it is stored.
+
+        What a subscriber has handled since stays handled.
+        """
+        self.lease = await self._storage.reload(self.lease)
+        if self._subscription.transactional:
+            self.cursor, self._unsaved = self.lease.cursor, 0
+
+    async def refresh_parked(self) -> None:
+        """Learn which streams have parked events; others may have dropped some."""
+        self._parked = await self._storage.parked_streams(self.lease)
+        self._knows_parked = True
+
+    @property
+    def has_parked(self) -> bool:
+        """True if events of some streams have to wait, or that is not known yet."""
+        return bool(self._parked) or not self._knows_parked
+
+    async def deliver(self, page: FeedPage) -> int:
+        """Handle a page and stand after it; returns how many of its events were wanted.
+
+        Raises LeaseLostError, StoppedError, and errors that may pass.
+        """
+        where = self._subscription.where
+        events = page.events if where is None else [event for event in page.events if where(event)]
+        if not events:
+            await self._pass_by(page)
+        elif self._subscription.transactional or self._subscription.handler.batch:
+            await self._handle(events, page, page.cursor)
+        else:
+            for event in events[:-1]:
+                await self._handle([event], page, page.cursor_after(event))
+            await self._handle(events[-1:], page, page.cursor)
+        if not self._subscription.transactional and not page.more:
+            await self.save()
+        return len(events)
+
+    async def save(self) -> None:
+        """Save a checkpoint that was put off."""
+        cursor, lease = self.cursor, self.lease
+        if cursor is not None and (cursor != lease.cursor or cursor == lease.replay_until):
+            await self._save(self._progress(cursor))
+
+    async def retry_parked(self) -> None:
+        """Handle the parked events that somebody wants retried, each stream up to its first failure."""
+        failed: set[StreamId] = set()
+        for parked in await self._storage.to_retry(self.lease):
+            if parked.stream_id not in failed and not await self._retry(parked):
+                failed.add(parked.stream_id)
+        self.lease = replace(self.lease, retry=False)
+        await self.refresh_parked()
+
+    async def _retry(self, parked: ParkedEvent) -> bool:
+        stream_id, version = parked.stream_id, parked.event_version
+        (event,) = await self._store.load(stream_id, version, version)
+
+        async def done(transaction: Transaction | None) -> None:
+            await self._storage.unpark(self.lease, stream_id, version, transaction)
+
+        failure = await self._failure_of([event], done, attempts=True)
+        if failure is not None:
+            attempts = parked.attempts + self._subscription.failure.attempts
+            await self._storage.park(self.lease, [event], describe(failure), attempts)
+            self._report("parked", 1, failure)
+        return failure is None
+
+    async def _pass_by(self, page: FeedPage) -> None:
+        """Nothing on the page is wanted: the checkpoint follows, but not for every page."""
+        self.cursor = page.cursor
+        due = monotonic() - self._saved_at >= IDLE_CHECKPOINT_SECONDS
+        if due or page.cursor == self.lease.replay_until:
+            await self.save()
+
+    async def _handle(self, events: Sequence[EventEnvelope], page: FeedPage, cursor: Cursor) -> None:
+        """Handle events that end at `cursor`; if they fail, each half of them, down to the one to blame."""
+        free = [event for event in events if event.stream_id not in self._parked]
+        held = [event for event in events if event.stream_id in self._parked]
+        self._position = max(self._position, events[-1].position or 0)
+
+        async def done(transaction: Transaction | None) -> None:
+            if held:
+                await self._storage.park(self.lease, held, None, 0, transaction)
+            self.cursor, self._unsaved = cursor, self._unsaved + len(free)
+            if transaction is not None or held or self._is_due():
+                await self._save(self._progress(cursor), transaction)
+
+        started = monotonic()
+        failure = await self._failure_of(free, done, attempts=len(events) == 1)
+        if failure is None:
+            self._report("handled", len(free), seconds=monotonic() - started)
+        elif len(events) == 1:
+            await self._give_up(events[0], cursor, failure)
+        else:
+            middle = len(events) // 2
+            await self._handle(events[:middle], page, page.cursor_after(events[middle - 1]))
+            await self._handle(events[middle:], page, cursor)
+
+    async def _failure_of(
+        self, events: Sequence[EventEnvelope], done: Done, attempts: bool
+    ) -> Exception | None:
+        """Handle events, with the policy's `attempts` or once; returns what the handler raised in the end."""
+        try:
+            await (self._attempt if attempts else self._call)(events, done)
+        except _HandlerError as failure:
+            return failure.error
+        return None
+
+    async def _attempt(self, events: Sequence[EventEnvelope], done: Done) -> None:
+        """`_call`, as often as the policy says."""
+        policy = self._subscription.failure
+        retrying = AsyncRetrying(
+            sleep=self._sleep,
+            stop=stop_after_attempt(policy.attempts),
+            wait=wait_random_exponential(multiplier=policy.wait, max=policy.longest_wait),
+            retry=retry_if_exception(lambda error: isinstance(error, _HandlerError)),
+            before_sleep=lambda state: self._report("retried", len(events)),
+            reraise=True,
+        )
+        await retrying(self._call, events, done)
+
+    async def _call(self, events: Sequence[EventEnvelope], done: Done) -> None:
+        """Give events to the handler, and then what is `done` with them to the store."""
+        if not self._subscription.transactional:
+            await self._run_handler(events)
+            await done(None)
+            return
+        finished = False
+        try:
+            async with self._transaction() as transaction:
+                await self._run_handler(events, transaction.session)
+                await done(transaction)
+                finished = True
+        except Exception as error:
+            if not finished or isinstance(error, LeaseLostError) or self.is_transient(error):
+                raise
+            # The commit refused what the handler wrote (a deferred constraint).
+            raise _HandlerError(error) from error
+
+    @asynccontextmanager
+    async def _transaction(self) -> AsyncIterator[Transaction]:
+        """A transaction of the store; if it fails, the place is the one before it."""
+        lease, cursor, unsaved = self.lease, self.cursor, self._unsaved
+        try:
+            async with self._storage.transaction() as transaction:
+                yield transaction
+        except BaseException:
+            # Only the place: a beat of the heart may have changed the rest.
+            self.lease = replace(self.lease, cursor=lease.cursor, replay_until=lease.replay_until)
+            self.cursor, self._unsaved = cursor, unsaved
+            raise
+
+    async def _run_handler(self, events: Sequence[EventEnvelope], *session: Any) -> None:
+        handler = self._subscription.handler
+        try:
+            if events:
+                await handler(events, *session)
+                if self.lease.live and self.lease.replay_until is None:
+                    await handler.fire(events)
+        except Exception as error:
+            if self.is_transient(error):
+                raise
+            raise _HandlerError(error) from error
+
+    def is_transient(self, error: Exception) -> bool:
+        """True if the same work may succeed later."""
+        judge = self._subscription.failure.is_transient
+        try:
+            return self._storage.is_transient(error) or (judge is not None and bool(judge(error)))
+        except Exception:
+            logger.exception("%s: the policy's is_transient failed", self._title)
+            return False
+
+    async def _give_up(self, event: EventEnvelope, cursor: Cursor, error: Exception) -> None:
+        """The policy's attempts are used up: park the event and go on, or stop."""
+        policy = self._subscription.failure
+        what = f"version {event.version} of {event.stream_id} ({event.event_type})"
+        if not policy.park:
+            await self._storage.fail(self.lease, f"{what}: {describe(error)}", stop=True)
+            self._report("stopped", 1, error)
+            logger.error("%s stops at %s", self._title, what, exc_info=error)
+            raise StoppedError(what) from error
+        async with self._transaction() as transaction:
+            await self._storage.park(self.lease, [event], describe(error), policy.attempts, transaction)
+            self.cursor = cursor
+            await self._save(self._progress(cursor), transaction)
+        self._parked.add(event.stream_id)
+        self._report("parked", 1, error)
+        logger.error("%s parked %s", self._title, what, exc_info=error)
+
+    def _is_due(self) -> bool:
+        subscription = self._subscription
+        return isinstance(subscription, Subscriber) and (
+            self._unsaved >= subscription.checkpoint_every
+            or monotonic() - self._saved_at >= subscription.checkpoint_seconds
+        )
+
+    def _progress(self, cursor: Cursor) -> Progress:
+        replayed = self.lease.replay_until is not None and cursor == self.lease.replay_until
+        return Progress(cursor, self._position, self._unsaved, replayed)
+
+    async def _save(self, progress: Progress, transaction: Transaction | None = None) -> None:
+        await self._storage.save(self.lease, progress, transaction)
+        replay_until = None if progress.replayed else self.lease.replay_until
+        self.lease = replace(self.lease, cursor=progress.cursor, replay_until=replay_until)
+        self._unsaved, self._saved_at = 0, monotonic()
+
+    @property
+    def _title(self) -> str:
+        return f"{self.lease.name} version {self.lease.version} partition {self.lease.partition}"
+
+    def _report(
+        self, kind: str, events: int, error: BaseException | None = None, seconds: float = 0.0
+    ) -> None:
+        lease = self.lease
+        self._notify(Notice(kind, lease.name, lease.version, lease.partition, events, seconds, error))
+
+
+def describe(error: BaseException) -> str:
+    """An error as text that every store can keep."""
+    text = f"{type(error).__name__}: {error}"[:2000]
+    return text.replace("\x00", "\\0").encode(errors="backslashreplace").decode()

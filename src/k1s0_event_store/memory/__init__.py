@@ -1,0 +1,17 @@
+"""The stores in memory: for tests and prototypes, and the specimen for authors of backends.
+
+They pass the same contract suite as the PostgreSQL stores. They have no transactions: what is
+appended stays, whatever becomes of the session given to `within`. Safe to share between threads.
+"""
+
+from k1s0_event_store.memory.snapshot import InMemorySnapshotStore, SyncInMemorySnapshotStore
+from k1s0_event_store.memory.store import InMemoryEventStore, SyncInMemoryEventStore
+from k1s0_event_store.memory.subscription import InMemorySubscriptionStore
+
+__all__ = [
+    "InMemoryEventStore",
+    "InMemorySnapshotStore",
+    "InMemorySubscriptionStore",
+    "SyncInMemoryEventStore",
+    "SyncInMemorySnapshotStore",
+]

@@ -1,0 +1,230 @@
+"""One partition at work: reading the feed, having it delivered, waiting for errors to pass."""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+from collections.abc import Callable
+from dataclasses import replace
+from time import monotonic
+from typing import Final
+
+from k1s0_event_store.delivery import (
+    IDLE_CHECKPOINT_SECONDS,
+    Delivery,
+    EndingError,
+    Notice,
+    StoppedError,
+    describe,
+)
+from k1s0_event_store.exceptions import LeaseLostError
+from k1s0_event_store.feed import FIRST_PAGE, Cursor, FeedPage
+from k1s0_event_store.store import EventStore
+from k1s0_event_store.subscription import Lease, Subscription, SubscriptionStore
+
+logger = logging.getLogger("k1s0_event_store.subscriptions")
+
+_LONGEST_BACKOFF: Final = 30.0
+IDLE_SECONDS: Final = 60.0
+"""After so long even a partition that nobody wakes looks for itself."""
+
+
+async def wait_for_event(event: asyncio.Event, seconds: float) -> bool:
+    """Wait until `event` is set (True), or for so long."""
+    try:
+        # Not wait_for: in Python 3.11 it forgets a cancellation that meets the event.
+        async with asyncio.timeout(seconds):
+            await event.wait()
+    except TimeoutError:
+        return False
+    return True
+
+
+class Watch:
+    """One look at the feed for all who have read it to its end: they sleep until there is more."""
+
+    def __init__(self, store: EventStore, poll: tuple[float, float], wake: Callable[[], None]) -> None:
+        self._store = store
+        self._poll = poll
+        self._wake = wake
+        self._end: Cursor | None = None
+        self._busy = asyncio.Event()
+
+    def hurry(self) -> None:
+        """There was something: look more often again."""
+        self._busy.set()
+
+    async def run(self) -> None:
+        """Look, less and less often while there is nothing new; wake everybody when there is."""
+        pause = self._poll[0]
+        while True:
+            if await wait_for_event(self._busy, pause):
+                self._busy.clear()
+                pause = self._poll[0]
+                await asyncio.sleep(pause)
+            try:
+                found = await self._look()
+            except Exception as error:
+                # The workers meet the same error, and deal with it.
+                logger.debug("the feed could not be looked at", exc_info=error)
+                found = True
+            if found:
+                self._wake()
+            pause = min(self._poll[1], pause * 1.5)
+
+    async def _look(self) -> bool:
+        """True if there may be something that a sleeper has not read."""
+        if self._end is not None:
+            page = await self._store.read_page(self._end, 1)
+            if not page.events and not page.more:
+                self._end = page.cursor
+                return False
+        # Taken before they wake: whoever reads from now on sees all that lies before it.
+        self._end = await self._store.latest_cursor()
+        return True
+
+
+class PartitionWorker:
+    """Reads the feed for one partition and has it delivered, until told to stop or the lease is lost."""
+
+    def __init__(
+        self,
+        subscription: Subscription,
+        store: EventStore,
+        storage: SubscriptionStore,
+        lease: Lease,
+        poll: tuple[float, float],
+        watch: Watch,
+        notify: Callable[[Notice], None],
+    ) -> None:
+        self.bell = asyncio.Event()
+        self.reads_to_the_end = 0
+        self._subscription = subscription
+        self._store = store
+        self._storage = storage
+        self._poll = poll
+        self._notify = notify
+        self._stopping = asyncio.Event()
+        self._watch = watch
+        self._errors = 0
+        self._limit = FIRST_PAGE
+        self._valid_until = float("inf")
+        self._fresh_beat = False
+        self._delivery = Delivery(subscription, store, storage, lease, self._sleep, notify)
+
+    @property
+    def lease(self) -> Lease:
+        """The lease with the checkpoint as it was saved last."""
+        return self._delivery.lease
+
+    def renew(self, lease: Lease, valid_until: float) -> None:
+        """A beat of the heart: the lease is good until `valid_until`, and these are its flags."""
+        mine = self._delivery.lease
+        self._delivery.lease = replace(mine, live=lease.live, active=lease.active, retry=lease.retry)
+        self._valid_until = valid_until
+        self._fresh_beat = True
+        if lease.active != mine.active or lease.retry:
+            self.bell.set()
+
+    def stop(self) -> None:
+        """Finish the page in hand, save, and end."""
+        self._stopping.set()
+        self.bell.set()
+
+    async def run(self) -> None:
+        """Work until stopped; ends with LeaseLostError when another process has the partition."""
+        self._tell("started")
+        try:
+            while not self._stopping.is_set():
+                try:
+                    await self._turn()
+                except (LeaseLostError, asyncio.CancelledError):
+                    raise
+                except EndingError:
+                    break
+                except StoppedError:
+                    self._delivery.lease = replace(self.lease, active=False)
+                except Exception as error:
+                    await self._recover(error)
+                else:
+                    self._errors = 0
+            await self._save_at_last()
+        finally:
+            self._tell("ended")
+
+    async def _save_at_last(self) -> None:
+        try:
+            await self._delivery.save()
+        except Exception as error:
+            if isinstance(error, LeaseLostError):
+                raise
+            logger.warning("%s: the last checkpoint could not be saved", self.lease, exc_info=error)
+
+    async def _turn(self) -> None:
+        self.bell.clear()
+        if not self.lease.active or monotonic() > self._valid_until:
+            await wait_for_event(self.bell, self._poll[1])
+            return
+        if self._errors:
+            await self._delivery.reload()
+        if self.lease.retry:
+            await self._delivery.retry_parked()
+        elif self._fresh_beat and self._delivery.has_parked:
+            await self._delivery.refresh_parked()
+        self._fresh_beat = False
+        until = self.lease.replay_until
+        page = await self._read()
+        handled = await self._delivery.deliver(page)
+        self._limit = page.next_limit(self._subscription.batch_size)
+        if handled:
+            self._watch.hurry()
+        if not page.more and page.cursor != until:
+            self.reads_to_the_end += until is None
+            await self._rest()
+
+    async def _rest(self) -> None:
+        """Sleep until woken; the checkpoint follows what was not wanted."""
+        if not await wait_for_event(self.bell, IDLE_CHECKPOINT_SECONDS):
+            await self._delivery.save()
+            await wait_for_event(self.bell, IDLE_SECONDS)
+
+    async def _read(self) -> FeedPage:
+        lease = self.lease
+        return await self._store.read_page(
+            self._delivery.cursor,
+            min(self._limit, self._subscription.batch_size),
+            only=self._subscription.filter_for(lease.partition),
+            until=lease.replay_until,
+        )
+
+    async def _recover(self, error: Exception) -> None:
+        """Wait for an error to pass; one that cannot pass stops the partition, with its reason."""
+        passing = self._delivery.is_transient(error)
+        self._errors += 1
+        title = f"{self.lease.name} version {self.lease.version} partition {self.lease.partition}"
+        self._tell("waiting" if passing else "stopped", error)
+        logger.log(
+            logging.WARNING if passing else logging.ERROR,
+            "%s: %s", title, "will try again" if passing else "stops", exc_info=error,
+        )  # fmt: skip
+        try:
+            await self._storage.fail(self.lease, describe(error), stop=not passing)
+        except Exception:
+            logger.warning("%s: the error could not be noted", title, exc_info=True)
+            passing = True
+        if passing:
+            # A float ends at 2**1024, an outage may have more errors.
+            await wait_for_event(
+                self._stopping, min(_LONGEST_BACKOFF, self._poll[0] * 2 ** min(self._errors, 40))
+            )
+        else:
+            self._delivery.lease = replace(self.lease, active=False)
+
+    async def _sleep(self, seconds: float) -> None:
+        """Between two attempts; a stop ends it, and the attempts with it."""
+        if await wait_for_event(self._stopping, seconds):
+            raise EndingError
+
+    def _tell(self, kind: str, error: BaseException | None = None) -> None:
+        lease = self.lease
+        self._notify(Notice(kind, lease.name, lease.version, lease.partition, error=error))
