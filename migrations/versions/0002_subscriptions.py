@@ -30,7 +30,6 @@ UP = (
         partition bigint NOT NULL,
         cursor text,
         replay_until text,
-        position bigint NOT NULL DEFAULT 0,
         handled bigint NOT NULL DEFAULT 0,
         live boolean NOT NULL DEFAULT false,
         paused boolean NOT NULL DEFAULT false,

@@ -23,6 +23,7 @@ from k1s0_event_store.subscription import (
     Subscription,
     SubscriptionStore,
     Transaction,
+    storable,
 )
 
 logger = logging.getLogger("k1s0_event_store.subscriptions")
@@ -88,7 +89,6 @@ class Delivery:
         self._knows_parked = False
         self._unsaved = 0
         self._saved_at = monotonic()
-        self._position = 0
 
     async def reload(self) -> None:
         """After an error nobody knows what was committed: go on from the checkpoint as it is stored.
@@ -168,7 +168,6 @@ class Delivery:
         """Handle events that end at `cursor`; if they fail, each half of them, down to the one to blame."""
         free = [event for event in events if event.stream_id not in self._parked]
         held = [event for event in events if event.stream_id in self._parked]
-        self._position = max(self._position, events[-1].position or 0)
 
         async def done(transaction: Transaction | None) -> None:
             if held:
@@ -289,7 +288,7 @@ class Delivery:
 
     def _progress(self, cursor: Cursor) -> Progress:
         replayed = self.lease.replay_until is not None and cursor == self.lease.replay_until
-        return Progress(cursor, self._position, self._unsaved, replayed)
+        return Progress(cursor, self._unsaved, replayed)
 
     async def _save(self, progress: Progress, transaction: Transaction | None = None) -> None:
         await self._storage.save(self.lease, progress, transaction)
@@ -310,5 +309,4 @@ class Delivery:
 
 def describe(error: BaseException) -> str:
     """An error as text that every store can keep."""
-    text = f"{type(error).__name__}: {error}"[:2000]
-    return text.replace("\x00", "\\0").encode(errors="backslashreplace").decode()
+    return storable(f"{type(error).__name__}: {error}"[:2000])

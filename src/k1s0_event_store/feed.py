@@ -238,7 +238,13 @@ class SyncAllEvents(_Place, Iterator[EventEnvelope]):
 def check_page(after: object, limit: object, until: object) -> None:
     """Check what `read_page` is given; raises InvalidInputError."""
     for cursor in (after, until):
-        if cursor is not None and not isinstance(cursor, Cursor):
-            raise InvalidInputError(f"a place in the feed is a Cursor or None, not {cursor!r:.200}")
+        if cursor is not None:
+            check_cursor(cursor)
     if isinstance(limit, bool) or not isinstance(limit, int) or not 0 < limit <= 100_000:
         raise InvalidInputError(f"limit must be a number of events from 1 to 100,000, not {limit!r}")
+
+
+def check_cursor(cursor: object) -> None:
+    """Check that it is a cursor; raises InvalidInputError."""
+    if not isinstance(cursor, Cursor):
+        raise InvalidInputError(f"a place in the feed is a Cursor, not {cursor!r:.200}")

@@ -2,20 +2,31 @@
 
 from __future__ import annotations
 
+import asyncio
 from abc import ABC, abstractmethod
 from collections.abc import Awaitable, Callable, Sequence
 from contextlib import AbstractAsyncContextManager, nullcontext
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from datetime import datetime
 from enum import StrEnum
 from math import inf
+from time import monotonic
 from typing import Any, ClassVar, Final, Self
 
 from k1s0_event_store.envelope import MAX_NAME_LENGTH, EventEnvelope, StreamId, check_name
-from k1s0_event_store.exceptions import ConcurrencyError, ConfigurationError
+from k1s0_event_store.exceptions import (
+    ConcurrencyError,
+    ConfigurationError,
+    SubscriptionNotFoundError,
+    WaitTimeoutError,
+)
 from k1s0_event_store.feed import Cursor, EventFilter
 
 MAX_PARTITIONS: Final = 1024
+MOST_COUNTED: Final = 100_000
+"""Up to so many events a status counts how far a partition is behind."""
+_SHORTEST_PAUSE: Final = 0.005
+_LONGEST_PAUSE: Final = 0.1
 
 
 @dataclass(frozen=True, slots=True)
@@ -123,8 +134,7 @@ class Subscription:
 
     def filter_for(self, partition: int) -> EventFilter:
         """What one of the partitions reads."""
-        only = self.only
-        return EventFilter(only.aggregate_types, only.event_types, partition, self.partitions)
+        return replace(self.only, partition=partition, partitions=self.partitions)
 
 
 class Projection(Subscription):
@@ -201,13 +211,12 @@ class Lease:
 
 @dataclass(frozen=True, slots=True)
 class Progress:
-    """What a checkpoint says: the place, the last event's position, how many were handled since the last one.
+    """What a checkpoint says: the place, and how many events were handled since the last one.
 
     `replayed`: the end of what was handled before has been reached, side effects are fired from here on.
     """
 
     cursor: Cursor
-    position: int = 0
     handled: int = 0
     replayed: bool = False
 
@@ -235,10 +244,19 @@ class PartitionState(StrEnum):
     PAUSED = "paused"
     STOPPED = "stopped"
 
+    @classmethod
+    def of(cls, *, stopped: bool, paused: bool, held: bool) -> PartitionState:
+        """The state to show where several things are true."""
+        if stopped:
+            return cls.STOPPED
+        if paused:
+            return cls.PAUSED
+        return cls.RUNNING if held else cls.WAITING
+
 
 @dataclass(frozen=True, slots=True)
 class PartitionStatus:
-    """A partition as others see it. `behind` counts events still to be looked at, up to 100,000."""
+    """A partition as others see it. `behind` counts events still to be looked at, up to MOST_COUNTED."""
 
     partition: int
     state: PartitionState
@@ -444,6 +462,14 @@ class SubscriptionStore(ABC):
         """Forget parked events for good, of one stream or all; returns how many."""
 
     @abstractmethod
+    async def has_handled(
+        self, name: str, stream_id: StreamId, event_version: int, version: int | None = None
+    ) -> bool:
+        """True if the event lies before the checkpoint, of the live version if none is named.
+
+        Raises EventParkedError if the event is parked, SubscriptionNotFoundError.
+        """
+
     async def wait_until(
         self,
         name: str,
@@ -455,5 +481,23 @@ class SubscriptionStore(ABC):
     ) -> None:
         """Wait until the subscription has handled this event of a stream, for read-your-writes.
 
-        Raises WaitTimeoutError after so many seconds, EventParkedError if its handler failed.
+        Raises WaitTimeoutError after so many seconds (SubscriptionNotFoundError if no worker has begun
+        by then: in a rollout they may come later), EventParkedError if its handler failed.
         """
+        deadline, pause = monotonic() + within, _SHORTEST_PAUSE
+        while True:
+            late: Exception = WaitTimeoutError(name, stream_id, event_version, within)
+            try:
+                if await self.has_handled(name, stream_id, event_version, version):
+                    return
+            except SubscriptionNotFoundError as error:
+                late = error
+            if monotonic() >= deadline:
+                raise late
+            await asyncio.sleep(min(pause, max(0.0, deadline - monotonic())))
+            pause = min(_LONGEST_PAUSE, pause * 1.5)
+
+
+def storable(text: str) -> str:
+    """`text` without what PostgreSQL's text does not know: NUL, and lone surrogates."""
+    return text.replace("\x00", "\\0").encode(errors="backslashreplace").decode()

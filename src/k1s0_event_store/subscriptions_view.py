@@ -14,13 +14,13 @@ from rich.table import Table
 from rich.text import Text
 
 from k1s0_event_store.subscription import (
+    MOST_COUNTED,
     ParkedEvent,
     PartitionState,
     PartitionStatus,
     SubscriptionStatus,
 )
 
-_MOST_COUNTED: Final = 100_000
 _STYLES: Final = {
     "caught up": "green",
     "running": "cyan",
@@ -133,7 +133,7 @@ def _state(partition: PartitionStatus) -> str:
 def _behind(events: int) -> str:
     if not events:
         return ""
-    return f"{events:,}+" if events >= _MOST_COUNTED else f"{events:,}"
+    return f"{events:,}+" if events >= MOST_COUNTED else f"{events:,}"
 
 
 def _duration(seconds: float) -> str:

@@ -279,15 +279,6 @@ async def test_in_memory_a_lease_of_what_was_removed_can_be_given_back(store):
         await storage.reload(lease)
 
 
-@pytest.mark.parametrize("after", ["memory 1", 1, Cursor("1:1:"), Cursor("memory x")], ids=str)
-async def test_in_memory_only_places_of_such_a_store_can_be_gone_back_to(store, after):
-    storage = InMemorySubscriptionStore(store)
-    lease = await lease_of(storage)
-    with pytest.raises(InvalidInputError):
-        await storage.reset("delays", after=after)
-    assert await lease_of(storage) == lease
-
-
 async def test_in_memory_appends_from_any_thread_wake_who_listens(store):
     storage = InMemorySubscriptionStore(store)
     heard = asyncio.Event()
@@ -304,7 +295,7 @@ async def test_in_memory_appends_from_any_thread_wake_who_listens(store):
 
 
 async def test_in_memory_no_more_than_a_hundred_thousand_events_are_counted(store, monkeypatch):
-    monkeypatch.setattr("k1s0_event_store.memory.subscription._MOST_BEHIND", 3)
+    monkeypatch.setattr("k1s0_event_store.memory.subscription.MOST_COUNTED", 3)
     storage = InMemorySubscriptionStore(store)
     await storage.register("delays", 1, 1)
     await append(store, 5)

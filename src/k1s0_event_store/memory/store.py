@@ -20,7 +20,15 @@ from k1s0_event_store.envelope import (
     stored_envelope,
 )
 from k1s0_event_store.exceptions import InvalidInputError, StoreClosedError
-from k1s0_event_store.feed import EVERYTHING, LARGEST_PAGE, Cursor, EventFilter, FeedPage, check_page
+from k1s0_event_store.feed import (
+    EVERYTHING,
+    LARGEST_PAGE,
+    Cursor,
+    EventFilter,
+    FeedPage,
+    check_cursor,
+    check_page,
+)
 from k1s0_event_store.jsontext import decode
 from k1s0_event_store.outcome import first_answer, require
 from k1s0_event_store.store import EventStore, Span, SyncEventStore, check_span, check_wait
@@ -35,6 +43,7 @@ def cursor_at(position: int) -> Cursor:
 
 def position_of(cursor: Cursor) -> int:
     """The position of the last event before the place; raises InvalidInputError."""
+    check_cursor(cursor)
     number = cursor.text.removeprefix(_CURSOR)
     if cursor.text == number or not number.isdecimal():
         raise InvalidInputError(f"not a cursor of an in-memory store: {cursor.text!r:.200}")

@@ -14,15 +14,14 @@ from k1s0_event_store.envelope import EventEnvelope, StreamId
 from k1s0_event_store.exceptions import (
     ConfigurationError,
     EventParkedError,
-    InvalidInputError,
     LeaseLostError,
     SubscriptionError,
     SubscriptionNotFoundError,
-    WaitTimeoutError,
 )
 from k1s0_event_store.feed import Cursor
 from k1s0_event_store.memory.store import InMemoryEventStore, partition_of, position_of
 from k1s0_event_store.subscription import (
+    MOST_COUNTED,
     Lease,
     ParkedEvent,
     PartitionState,
@@ -34,7 +33,6 @@ from k1s0_event_store.subscription import (
     fair_share,
 )
 
-_MOST_BEHIND: Final = 100_000
 _POLL_SECONDS: Final = 0.002
 
 SessionFactory = Callable[[], AbstractAsyncContextManager[Any]]
@@ -352,20 +350,15 @@ class InMemorySubscriptionStore(SubscriptionStore):
             generation.forget_parked(keys)
             return len(keys)
 
-    async def wait_until(
-        self,
-        name: str,
-        stream_id: StreamId,
-        event_version: int,
-        *,
-        within: float = 5.0,
-        version: int | None = None,
-    ) -> None:
-        deadline = time.monotonic() + within
-        while not self._has_handled(self._find(name, version), stream_id, event_version):
-            if time.monotonic() >= deadline:
-                raise WaitTimeoutError(name, stream_id, event_version, within)
-            await asyncio.sleep(_POLL_SECONDS)
+    async def has_handled(
+        self, name: str, stream_id: StreamId, event_version: int, version: int | None = None
+    ) -> bool:
+        generation = self._find(name, version)
+        if (stream_id, event_version) in generation.parked:
+            raise EventParkedError(name, stream_id, event_version)
+        position = self._log.find(stream_id, event_version)
+        partition = generation.partitions[generation.partition_of(stream_id)]
+        return position is not None and _position(partition.cursor) >= position
 
     def _find(self, name: str, version: int | None) -> _Generation:
         """A version, or with None the live one; raises SubscriptionNotFoundError."""
@@ -417,13 +410,6 @@ class InMemorySubscriptionStore(SubscriptionStore):
                 )
             await asyncio.sleep(_POLL_SECONDS)
 
-    def _has_handled(self, generation: _Generation, stream_id: StreamId, event_version: int) -> bool:
-        if (stream_id, event_version) in generation.parked:
-            raise EventParkedError(generation.name, stream_id, event_version)
-        position = self._log.find(stream_id, event_version)
-        partition = generation.partitions[generation.partition_of(stream_id)]
-        return position is not None and _position(partition.cursor) >= position
-
     def _status(self, generation: _Generation) -> SubscriptionStatus:
         partitions = range(len(generation.partitions))
         return SubscriptionStatus(
@@ -436,11 +422,11 @@ class InMemorySubscriptionStore(SubscriptionStore):
 
     def _partition_status(self, generation: _Generation, number: int) -> PartitionStatus:
         partition = generation.partitions[number]
-        behind, since = self._log.count_after(_position(partition.cursor), _MOST_BEHIND)
+        behind, since = self._log.count_after(_position(partition.cursor), MOST_COUNTED)
         held = partition.is_held(self._clock())
         return PartitionStatus(
             number,
-            _state(generation, partition, held),
+            PartitionState.of(stopped=partition.stopped, paused=generation.paused, held=held),
             partition.owner if held else None,
             partition.cursor,
             partition.handled,
@@ -453,8 +439,6 @@ class InMemorySubscriptionStore(SubscriptionStore):
 
 
 def _position(cursor: Cursor | None) -> int:
-    if cursor is not None and not isinstance(cursor, Cursor):
-        raise InvalidInputError(f"a place in the feed is a Cursor or None, not {cursor!r:.200}")
     return 0 if cursor is None else position_of(cursor)
 
 
@@ -530,11 +514,3 @@ def _make_live(old: _Generation, new: _Generation) -> None:
         before.token += 1  # fenced out: it fires nothing after the new one begins
         partition.token += 1
     old.live, new.live = False, True
-
-
-def _state(generation: _Generation, partition: _Partition, held: bool) -> PartitionState:
-    if partition.stopped:
-        return PartitionState.STOPPED
-    if generation.paused:
-        return PartitionState.PAUSED
-    return PartitionState.RUNNING if held else PartitionState.WAITING

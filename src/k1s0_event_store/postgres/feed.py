@@ -9,6 +9,7 @@ stream, and of cause and effect, holds across batches. The idea is PgQ's (Skype'
 from __future__ import annotations
 
 import re
+from bisect import bisect_left
 from collections.abc import Collection
 from dataclasses import dataclass, field, replace
 from functools import partial
@@ -16,7 +17,7 @@ from operator import itemgetter, lt
 from typing import Any, Final, Self
 
 from k1s0_event_store.exceptions import ClusterChangedError, InvalidInputError
-from k1s0_event_store.feed import Cursor, EventFilter, FeedPage, check_page
+from k1s0_event_store.feed import Cursor, EventFilter, FeedPage, check_cursor, check_page
 from k1s0_event_store.postgres.connection import Rows, Steps
 from k1s0_event_store.postgres.operations import feed_envelopes, mean_bytes
 from k1s0_event_store.postgres.statements import Query, Statements
@@ -55,13 +56,17 @@ class TxSnapshot:
 
     def sees(self, tx: int) -> bool:
         """True if the transaction was over at that moment."""
-        return tx < self.xmin or (tx < self.xmax and tx not in self.running)
+        return tx < self.xmin or (tx < self.xmax and not self._ran(tx))
 
     def contains(self, earlier: TxSnapshot) -> bool:
         """True if all that `earlier` sees is seen here."""
         return self.xmax >= earlier.xmax and all(
-            tx >= earlier.xmax or tx in earlier.running for tx in self.running
+            tx >= earlier.xmax or earlier._ran(tx) for tx in self.running
         )
+
+    def _ran(self, tx: int) -> bool:
+        place = bisect_left(self.running, tx)  # a standby can name thousands
+        return self.running[place : place + 1] == (tx,)
 
     def without(self, tx: int | None) -> Self:
         """This snapshot for a reader inside transaction `tx`, whose own events are not committed."""
@@ -143,6 +148,7 @@ def covers(place: Place | Batch, other: Place | Batch) -> bool:
 
 def parse(cursor: Cursor) -> Place | Batch:
     """What a cursor says; raises InvalidInputError."""
+    check_cursor(cursor)
     try:
         return _parse(cursor.text)
     except ValueError as exc:

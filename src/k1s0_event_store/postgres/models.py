@@ -142,7 +142,6 @@ class SubscriptionRow(Base):
     cursor: Mapped[str | None] = mapped_column(Text)
     # Until there all was handled before: side effects are not fired again.
     replay_until: Mapped[str | None] = mapped_column(Text)
-    position: Mapped[int] = mapped_column(BigInteger, server_default=text("0"))
     handled: Mapped[int] = mapped_column(BigInteger, server_default=text("0"))
     live: Mapped[bool] = mapped_column(Boolean, server_default=text("false"))
     paused: Mapped[bool] = mapped_column(Boolean, server_default=text("false"))

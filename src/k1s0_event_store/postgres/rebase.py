@@ -156,8 +156,6 @@ class _Rebasing:
 
 
 def _place(cursor: Cursor, origin: int) -> Place | Batch:
-    if not isinstance(cursor, Cursor):
-        raise InvalidInputError(f"a place in the feed is a Cursor, not {cursor!r:.200}")
     place = parse(cursor)
     if place.cluster != origin:
         raise InvalidInputError(
@@ -190,7 +188,7 @@ class Renumbering:
 
     def snapshot(self, old: TxSnapshot) -> TxSnapshot:
         """What sees the new ids of all that `old`, one of the snapshots numbered by, has seen."""
-        seen = set(compress(self.ids, _seen(old, self.bounds)))
+        seen = set(compress(self.ids, map(old.sees, self.bounds)))
         xmax = max(seen, default=_FIRST_ID - 1) + 1
         unseen = tuple(new for new in range(_FIRST_ID, xmax) if new not in seen)
         return TxSnapshot(unseen[0] if unseen else xmax, xmax, unseen)
@@ -212,12 +210,6 @@ def renumber(snapshots: Sequence[TxSnapshot]) -> Renumbering:
     """
     edges = {edge for s in snapshots for tx in s.running for edge in (tx, tx + 1)}
     bounds = sorted({_FIRST_ID, *edges, *(edge for s in snapshots for edge in (s.xmin, s.xmax))})
-    seen_by = list(zip(*(_seen(s, bounds) for s in snapshots), strict=True)) or [()] * len(bounds)
+    seen_by = list(zip(*(map(s.sees, bounds) for s in snapshots), strict=True)) or [()] * len(bounds)
     ids = {who: number for number, who in enumerate(sorted(set(seen_by), reverse=True), _FIRST_ID)}
     return Renumbering(tuple(bounds), tuple(ids[who] for who in seen_by))
-
-
-def _seen(snapshot: TxSnapshot, ids: Sequence[int]) -> list[bool]:
-    """Which of `ids` the snapshot sees; lists of running ids can be long."""
-    running = frozenset(snapshot.running)
-    return [tx < snapshot.xmax and tx not in running for tx in ids]

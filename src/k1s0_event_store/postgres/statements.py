@@ -174,9 +174,12 @@ FROM (
     FROM ({rows}) AS e
 ) AS e"""
 
-_PARTITION: Final = (
-    "abs(mod(hashtextextended(aggregate_id, hashtextextended(aggregate_type, 0)), $3::bigint))"
-)
+
+def partition_of(event: str, partitions: str) -> str:
+    """The partition of a stream, in SQL; `event` is what its columns are prefixed with."""
+    hashed = f"hashtextextended({event}aggregate_id, hashtextextended({event}aggregate_type, 0))"
+    return f"abs(mod({hashed}, {partitions}))"
+
 
 # The ids that were under way in A and have finished in B ($7): each is a walk of its own on
 # (tx, position) from $8 to $9, ended by the limit. The end stands outside: without statistics the
@@ -236,7 +239,7 @@ _FRAGMENTS: Final = {
     "{unless_taken}": _UNLESS_TAKEN,
     "{columns}": _COLUMNS,
     "{late}": _LATE,
-    "{partition_of}": _PARTITION,
+    "{partition_of}": partition_of("", "$3::bigint"),
 }
 
 _TABLES: Final = (

@@ -15,9 +15,7 @@ from k1s0_event_store.envelope import EventEnvelope, StreamId
 from k1s0_event_store.exceptions import (
     ConcurrencyError,
     ConfigurationError,
-    EventParkedError,
     SubscriptionError,
-    WaitTimeoutError,
 )
 from k1s0_event_store.feed import Cursor
 from k1s0_event_store.postgres import subscription_operations as operations
@@ -42,8 +40,7 @@ from k1s0_event_store.subscription import (
     Transaction,
 )
 
-_SHORTEST_WAIT: Final = 0.005
-_LONGEST_WAIT: Final = 0.1
+_SWITCH_PAUSE: Final = 0.1
 
 
 class PostgresSubscriptionStore(AsyncClient, SubscriptionStore):
@@ -191,7 +188,7 @@ class PostgresSubscriptionStore(AsyncClient, SubscriptionStore):
                     f"{name!r} version {old} has not handled yet what version {new} has: let its "
                     "workers run until it is ahead, then switch again"
                 )
-            await asyncio.sleep(_LONGEST_WAIT)
+            await asyncio.sleep(_SWITCH_PAUSE)
 
     async def remove(self, name: str, version: int) -> None:
         await self._atomically(operations.remove(self._statements, name, version))
@@ -211,22 +208,8 @@ class PostgresSubscriptionStore(AsyncClient, SubscriptionStore):
         sql = self._statements
         return await self._run(operations.of_stream(sql, sql.drop, name, stream_id, version))
 
-    async def wait_until(
-        self,
-        name: str,
-        stream_id: StreamId,
-        event_version: int,
-        *,
-        within: float = 5.0,
-        version: int | None = None,
-    ) -> None:
-        version = await self._run(operations.existing(self._statements, name, version))
-        deadline, pause = monotonic() + within, _SHORTEST_WAIT
-        steps = (self._statements, name, version, stream_id, event_version)
-        while (reached := await self._run(operations.reached(*steps))) is not operations.Reached.YES:
-            if reached is operations.Reached.PARKED:
-                raise EventParkedError(name, stream_id, event_version)
-            if monotonic() >= deadline:
-                raise WaitTimeoutError(name, stream_id, event_version, within)
-            await asyncio.sleep(min(pause, max(0.0, deadline - monotonic())))
-            pause = min(_LONGEST_WAIT, pause * 1.5)
+    async def has_handled(
+        self, name: str, stream_id: StreamId, event_version: int, version: int | None = None
+    ) -> bool:
+        where = (name, stream_id, event_version, version)
+        return await self._run(operations.has_handled(self._statements, *where))

@@ -5,13 +5,13 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from datetime import UTC
-from enum import Enum
 from itertools import groupby
-from typing import Any, Final
+from typing import Any
 
 from k1s0_event_store.envelope import EventEnvelope, StreamId
 from k1s0_event_store.exceptions import (
     ConfigurationError,
+    EventParkedError,
     LeaseLostError,
     SubscriptionNotFoundError,
 )
@@ -21,6 +21,7 @@ from k1s0_event_store.postgres.feed import Place, covers, parse
 from k1s0_event_store.postgres.statements import Query, Statement
 from k1s0_event_store.postgres.subscription_statements import SubscriptionStatements
 from k1s0_event_store.subscription import (
+    MOST_COUNTED,
     Lease,
     ParkedEvent,
     PartitionState,
@@ -28,9 +29,8 @@ from k1s0_event_store.subscription import (
     Progress,
     SubscriptionStatus,
     fair_share,
+    storable,
 )
-
-_COUNTED_UP_TO: Final = 100_000
 
 
 def register(sql: SubscriptionStatements, name: str, version: int, partitions: int) -> Steps[None]:
@@ -95,18 +95,15 @@ def beat(
 def share_out(
     sql: SubscriptionStatements, name: str, version: int, worker: str, seconds: float
 ) -> Steps[list[Lease]]:
-    """Renew, and take or mark as surplus what the fair share says."""
+    """After a beat: take free partitions, or mark as surplus, what the fair share says."""
     one = (name, version)
     partitions = yield from _partitions(sql, name, version)
-    yield Query(sql.worker_lives, (*one, worker, seconds))
     yield Query(sql.forget_dead, one)
     workers = sorted({worker, *(row[0] for row in (yield Query(sql.workers, one)))})
     mine = [p for p in partitions if p.owner == worker]
     free = [p for p in partitions if not p.leased and p.owner != worker]
     share = fair_share(len(partitions), workers, worker)
     taken = free[: max(0, share - len(mine))]
-    if mine:
-        yield Query(sql.renew, (*one, worker, [p.number for p in mine], seconds))
     if taken:
         yield Query(sql.take, (*one, worker, [p.number for p in taken], seconds))
     retry = {row[0] for row in (yield Query(sql.to_retry_in, one))}
@@ -154,7 +151,7 @@ def save(sql: SubscriptionStatements, lease: Lease, progress: Progress) -> Steps
     before = None if lease.cursor is None else str(lease.cursor)
     moved = yield Query(
         sql.save,
-        (*_held(lease), before, str(progress.cursor), progress.position, progress.handled, progress.replayed),
+        (*_held(lease), before, str(progress.cursor), progress.handled, progress.replayed),
     )
     if not moved:
         raise LeaseLostError(lease.name, lease.version, lease.partition)
@@ -180,7 +177,7 @@ def park(
     versions = [event.version for event in events]
     positions = [event.position for event in events]
     columns = (types, ids, versions, [event.event_type for event in events], positions)
-    reason = None if error is None else _storable(error)
+    reason = None if error is None else storable(error)
     yield Query(sql.park, (lease.name, lease.version, lease.partition, *columns, reason, attempts))
     again = sql.retry_freed if error is None else sql.wait_again
     yield Query(again, (lease.name, lease.version, types, ids))
@@ -222,12 +219,7 @@ def _parked(row: Sequence[Any]) -> ParkedEvent:
 
 def fail(sql: SubscriptionStatements, lease: Lease, error: str, stop: bool) -> Steps[None]:
     """Note an error."""
-    yield Query(sql.fail, (*_held(lease), _storable(error), stop))
-
-
-def _storable(text: str) -> str:
-    """PostgreSQL's text knows no NUL, and no lone surrogates."""
-    return text.replace("\x00", "\\0").encode(errors="backslashreplace").decode()
+    yield Query(sql.fail, (*_held(lease), storable(error), stop))
 
 
 def live_version(sql: SubscriptionStatements, name: str) -> Steps[int]:
@@ -238,7 +230,7 @@ def live_version(sql: SubscriptionStatements, name: str) -> Steps[int]:
     return int(rows[0][0])
 
 
-def existing(sql: SubscriptionStatements, name: str, version: int | None) -> Steps[int]:
+def _existing(sql: SubscriptionStatements, name: str, version: int | None) -> Steps[int]:
     """`version`, or the live one; raises SubscriptionNotFoundError."""
     if version is None:
         return (yield from live_version(sql, name))
@@ -250,8 +242,9 @@ def existing(sql: SubscriptionStatements, name: str, version: int | None) -> Ste
 
 def change(sql: SubscriptionStatements, statement: Statement, name: str, version: int | None) -> Steps[None]:
     """Execute a change of all partitions of a version."""
-    version = yield from existing(sql, name, version)
-    yield Query(statement, (name, version))
+    version = (yield from live_version(sql, name)) if version is None else version
+    if not (yield Query(statement, (name, version))):
+        raise SubscriptionNotFoundError(name, version)
 
 
 def of_stream(
@@ -262,7 +255,7 @@ def of_stream(
     version: int | None,
 ) -> Steps[int]:
     """Execute a change of parked events; how many there were."""
-    version = yield from existing(sql, name, version)
+    version = yield from _existing(sql, name, version)
     stream = (None, None) if stream_id is None else (stream_id.aggregate_type, stream_id.aggregate_id)
     return len((yield Query(statement, (name, version, *stream))))
 
@@ -271,7 +264,7 @@ def reset(
     sql: SubscriptionStatements, name: str, version: int | None, after: Cursor | None, side_effects: bool
 ) -> Steps[None]:
     """Move all partitions to `after`, and remember what was handled before."""
-    version = yield from existing(sql, name, version)
+    version = (yield from live_version(sql, name)) if version is None else version
     target = None if after is None else str(parse(after).cursor())
     for partition in (yield from _partitions(sql, name, version)):
         until = None if side_effects or _reaches(target, partition.handled) else partition.handled
@@ -336,28 +329,19 @@ def remove(sql: SubscriptionStatements, name: str, version: int) -> Steps[None]:
     yield Query(sql.drop_all, (name, version))
 
 
-class Reached(Enum):
-    """Whether a subscription has handled an event."""
-
-    YES = "yes"
-    NO = "no"
-    PARKED = "parked"
-
-
-def reached(
-    sql: SubscriptionStatements, name: str, version: int, stream_id: StreamId, event_version: int
-) -> Steps[Reached]:
+def has_handled(
+    sql: SubscriptionStatements, name: str, stream_id: StreamId, event_version: int, version: int | None
+) -> Steps[bool]:
     """Look whether the event lies before the cursor of its partition."""
     where = (stream_id.aggregate_type, stream_id.aggregate_id, event_version)
-    rows = yield Query(sql.reached, (name, version, *where))
-    if not rows:
-        return Reached.NO
-    tx, position, cursor, is_parked = rows[0]
+    ((partitions, tx, position, cursor, is_parked),) = yield Query(sql.reached, (name, version, *where))
+    if not partitions:
+        raise SubscriptionNotFoundError(name, version)
     if is_parked:
-        return Reached.PARKED
-    if cursor is None or not parse(Cursor(cursor)).has_read(int(tx), position):
-        return Reached.NO
-    return Reached.YES
+        raise EventParkedError(name, stream_id, event_version)
+    if tx is None or cursor is None:
+        return False
+    return parse(Cursor(cursor)).has_read(int(tx), position)
 
 
 def statuses(sql: SubscriptionStatements, name: str | None) -> Steps[list[SubscriptionStatus]]:
@@ -377,12 +361,7 @@ def statuses(sql: SubscriptionStatements, name: str | None) -> Steps[list[Subscr
 def _partition_status(sql: SubscriptionStatements, row: Sequence[Any]) -> Steps[PartitionStatus]:
     number, owner, leased, paused, stopped, text, handled, replaying, error, failed_at = row[3:13]
     behind, seconds = yield from _behind(sql, _cursor(text))
-    if stopped:
-        state = PartitionState.STOPPED
-    elif paused:
-        state = PartitionState.PAUSED
-    else:
-        state = PartitionState.RUNNING if leased else PartitionState.WAITING
+    state = PartitionState.of(stopped=stopped, paused=paused, held=leased)
     return PartitionStatus(
         number, state, owner if leased else None, _cursor(text), handled, behind, seconds, replaying, error,
         None if failed_at is None else failed_at.astimezone(UTC),
@@ -392,14 +371,14 @@ def _partition_status(sql: SubscriptionStatements, row: Sequence[Any]) -> Steps[
 def _behind(sql: SubscriptionStatements, cursor: Cursor | None) -> Steps[tuple[int, float]]:
     """How many events lie after the cursor, and the age of the oldest in seconds."""
     if cursor is None:
-        query = Query(sql.behind_all, (_COUNTED_UP_TO,))
+        query = Query(sql.behind_all, (MOST_COUNTED,))
     else:
         place = parse(cursor)
         if isinstance(place, Place):
             running = [str(tx) for tx in place.seen.running]
-            query = Query(sql.behind_place, (_COUNTED_UP_TO, str(place.seen.xmax), running))
+            query = Query(sql.behind_place, (MOST_COUNTED, str(place.seen.xmax), running))
         else:
             start = max(place.after, place.floor)
-            query = Query(sql.behind_batch, (_COUNTED_UP_TO, start, str(place.seen)))
+            query = Query(sql.behind_batch, (MOST_COUNTED, start, str(place.seen)))
     ((count, seconds),) = yield query
     return count, seconds

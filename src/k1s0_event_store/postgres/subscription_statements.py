@@ -5,7 +5,7 @@ from __future__ import annotations
 from functools import lru_cache
 from typing import Final
 
-from k1s0_event_store.postgres.statements import Statement, schema_names, statement
+from k1s0_event_store.postgres.statements import Statement, partition_of, schema_names, statement
 
 # $1 name, $2 version, $3 partition, $4 token: all that a worker does is tied to these.
 _HELD: Final = "name = $1::text AND version = $2::bigint AND partition = $3::bigint AND token = $4::bigint"
@@ -46,20 +46,11 @@ SELECT partition, token, cursor, replay_until, live, NOT paused AND NOT stopped,
        coalesce(leased_until > clock_timestamp(), false)
 FROM {subscriptions} WHERE {one} ORDER BY partition FOR UPDATE"""
 
-_WORKER_LIVES: Final = """
-INSERT INTO {subscription_workers} (name, version, worker, alive_until)
-VALUES ($1::text, $2::bigint, $3::text, clock_timestamp() + make_interval(secs => $4::float8))
-ON CONFLICT (name, version, worker) DO UPDATE SET alive_until = excluded.alive_until"""
-
 _FORGET_DEAD: Final = "DELETE FROM {subscription_workers} WHERE {one} AND alive_until < clock_timestamp()"
 
-_WORKERS: Final = """SELECT worker FROM {subscription_workers} WHERE {one} ORDER BY worker COLLATE "C" """
+_WORKERS: Final = "SELECT worker FROM {subscription_workers} WHERE {one}"
 
 _FORGET_WORKER: Final = "DELETE FROM {subscription_workers} WHERE {one} AND worker = $3::text"
-
-_RENEW: Final = """
-UPDATE {subscriptions} SET leased_until = clock_timestamp() + make_interval(secs => $5::float8)
-WHERE {one} AND owner = $3::text AND partition = ANY ($4::bigint[])"""
 
 _TAKE: Final = """
 UPDATE {subscriptions} SET owner = $3::text, token = token + 1,
@@ -78,9 +69,10 @@ UPDATE {subscriptions} SET owner = NULL, leased_until = NULL WHERE {one} AND own
 # The checkpoint moves from where this worker knows it to be ($5), or not at all: neither an old owner
 # nor a commit whose answer was lost can move it twice.
 _SAVE: Final = """
-UPDATE {subscriptions} SET cursor = $6::text, position = greatest(position, $7::bigint),
-    handled = handled + $8::bigint, replay_until = CASE WHEN $9::boolean THEN NULL ELSE replay_until END,
-    error = CASE WHEN stopped THEN error END, updated_at = now()
+UPDATE {subscriptions} SET cursor = $6::text, handled = handled + $7::bigint,
+    replay_until = CASE WHEN $8::boolean THEN NULL ELSE replay_until END,
+    error = CASE WHEN stopped THEN error END, failed_at = CASE WHEN stopped THEN failed_at END,
+    updated_at = now()
 WHERE {held} AND cursor IS NOT DISTINCT FROM $5::text
 RETURNING 1"""
 
@@ -178,11 +170,12 @@ _UNPAUSE: Final = "UPDATE {subscriptions} SET paused = false WHERE {one} RETURNI
 _OTHERS: Final = "SELECT count(*) FROM {subscriptions} WHERE name = $1::text AND version <> $2::bigint"
 
 _RESUME: Final = """
-UPDATE {subscriptions} SET paused = false, stopped = false, error = NULL WHERE {one} RETURNING 1"""
+UPDATE {subscriptions} SET paused = false, stopped = false, error = NULL, failed_at = NULL
+WHERE {one} RETURNING 1"""
 
 _RESET: Final = """
 UPDATE {subscriptions} SET cursor = $4::text, replay_until = $5::text, token = token + 1,
-    stopped = false, error = NULL, updated_at = now()
+    stopped = false, error = NULL, failed_at = NULL, updated_at = now()
 WHERE {one} AND partition = $3::bigint"""
 
 # Fenced out, so that it fires no side effect after the next version begins with them.
@@ -194,20 +187,33 @@ WHERE {one} AND partition = $3::bigint"""
 
 _REMOVE: Final = "DELETE FROM {subscriptions} WHERE {one}"
 
-# Where an event stands, and how far the partition of its stream is. $3, $4, $5: the event.
+# How many partitions there are; where an event ($3, $4, $5) stands, and how far the partition of its
+# stream is: all NULL while there is no such event.
 _REACHED: Final = """
-SELECT e.tx::text, e.position, s.cursor,
-       EXISTS (SELECT FROM {dead_letters} AS d WHERE d.name = s.name AND d.version = s.version
-               AND (d.aggregate_type, d.aggregate_id, d.event_version)
-                 = (e.aggregate_type, e.aggregate_id, e.version))
-FROM {events} AS e
-CROSS JOIN LATERAL (SELECT count(*) AS partitions FROM {subscriptions} WHERE {one}) AS n
-JOIN {subscriptions} AS s ON s.name = $1::text AND s.version = $2::bigint AND s.partition
-    = abs(mod(hashtextextended(e.aggregate_id, hashtextextended(e.aggregate_type, 0)), n.partitions))
-WHERE e.aggregate_type = $3::text AND e.aggregate_id = $4::text AND e.version = $5::bigint"""
+SELECT n.partitions, e.tx::text, e.position, e.cursor, e.is_parked
+FROM (
+    SELECT count(*) AS partitions, min(s.version) AS version FROM {subscriptions} AS s
+    WHERE s.name = $1::text AND CASE WHEN $2::bigint IS NULL THEN s.live ELSE s.version = $2::bigint END
+) AS n
+LEFT JOIN LATERAL (
+    SELECT e.tx, e.position, s.cursor,
+           EXISTS (SELECT FROM {dead_letters} AS d WHERE d.name = s.name AND d.version = s.version
+                   AND (d.aggregate_type, d.aggregate_id, d.event_version)
+                     = (e.aggregate_type, e.aggregate_id, e.version)) AS is_parked
+    FROM {events} AS e
+    JOIN {subscriptions} AS s ON s.name = $1::text AND s.version = n.version
+                              AND s.partition = {partition_of_event}
+    WHERE e.aggregate_type = $3::text AND e.aggregate_id = $4::text AND e.version = $5::bigint
+) AS e ON true"""
 
 
-_FRAGMENTS: Final = {"{of_stream}": _OF_STREAM, "{one}": _ONE, "{held}": _HELD, "{letter}": _LETTER}
+_FRAGMENTS: Final = {
+    "{of_stream}": _OF_STREAM,
+    "{one}": _ONE,
+    "{held}": _HELD,
+    "{letter}": _LETTER,
+    "{partition_of_event}": partition_of("e.", "nullif(n.partitions, 0)"),
+}
 
 
 def _made(sql: str, names: dict[str, str]) -> Statement:
@@ -225,11 +231,9 @@ class SubscriptionStatements:
         self.register = _made(_REGISTER, names)
         self.beat = _made(_BEAT, names)
         self.partitions = _made(_PARTITIONS, names)
-        self.worker_lives = _made(_WORKER_LIVES, names)
         self.forget_dead = _made(_FORGET_DEAD, names)
         self.workers = _made(_WORKERS, names)
         self.forget_worker = _made(_FORGET_WORKER, names)
-        self.renew = _made(_RENEW, names)
         self.take = _made(_TAKE, names)
         self.to_retry_in = _made(_TO_RETRY_IN, names)
         self.reload = _made(_RELOAD, names)
