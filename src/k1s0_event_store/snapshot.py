@@ -8,6 +8,7 @@ from datetime import datetime
 from typing import Any, Self
 
 from k1s0_event_store.batch import check_stream_id
+from k1s0_event_store.closing import AsyncClosing, SyncClosing
 from k1s0_event_store.envelope import MAX_VERSION, StreamId, check_version
 from k1s0_event_store.exceptions import InvalidInputError
 from k1s0_event_store.jsontext import encode
@@ -37,22 +38,15 @@ class SnapshotSchedule(ABC):
         return version - last_snapshot_version >= self.snapshot_interval
 
 
-class SnapshotStore(SnapshotSchedule):
-    """Keeps states of aggregates. A cache: whatever it answers, the events decide."""
+class SnapshotStore(AsyncClosing, SnapshotSchedule):
+    """Keeps states of aggregates. A cache: whatever it answers, the events decide.
+
+    After `close` every call raises StoreClosedError.
+    """
 
     @abstractmethod
     def within(self, session: Any) -> Self:
         """The same store inside the caller's transaction; it never commits."""
-
-    async def close(self) -> None:
-        """Release what the store itself opened; every later call raises StoreClosedError."""
-        return
-
-    async def __aenter__(self) -> Self:
-        return self
-
-    async def __aexit__(self, *_exc: object) -> None:
-        await self.close()
 
     @abstractmethod
     async def save(self, stream_id: StreamId, version: int, state: Any, *, schema_version: int = 1) -> None:
@@ -68,22 +62,12 @@ class SnapshotStore(SnapshotSchedule):
         """The newest snapshot, of this `schema_version` and not beyond `max_version` if given; else None."""
 
 
-class SyncSnapshotStore(SnapshotSchedule):
+class SyncSnapshotStore(SyncClosing, SnapshotSchedule):
     """SnapshotStore for blocking code: the same verbs, meanings and errors."""
 
     @abstractmethod
     def within(self, session: Any) -> Self:
         """See SnapshotStore.within."""
-
-    def close(self) -> None:
-        """See SnapshotStore.close."""
-        return
-
-    def __enter__(self) -> Self:
-        return self
-
-    def __exit__(self, *_exc: object) -> None:
-        self.close()
 
     @abstractmethod
     def save(self, stream_id: StreamId, version: int, state: Any, *, schema_version: int = 1) -> None:

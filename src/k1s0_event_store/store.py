@@ -16,6 +16,7 @@ from functools import partial
 from typing import Any, Generic, Self, TypeVar
 
 from k1s0_event_store.batch import check_stream_id
+from k1s0_event_store.closing import AsyncClosing, SyncClosing
 from k1s0_event_store.envelope import (
     MAX_VERSION,
     EventEnvelope,
@@ -49,8 +50,11 @@ class Replay(Generic[S]):
     snapshot_version: int = 0
 
 
-class EventStore(ABC):
-    """Append-only streams of events with optimistic locking."""
+class EventStore(AsyncClosing, ABC):
+    """Append-only streams of events with optimistic locking.
+
+    After `close` every call raises StoreClosedError.
+    """
 
     @abstractmethod
     def within(self, session: Any) -> Self:
@@ -59,16 +63,6 @@ class EventStore(ABC):
         It reads what that transaction sees, writes what it commits, and never commits, rolls back
         or closes it. In-memory stores have no transactions and answer with themselves.
         """
-
-    async def close(self) -> None:
-        """Release what the store itself opened; every later call raises StoreClosedError."""
-        return
-
-    async def __aenter__(self) -> Self:
-        return self
-
-    async def __aexit__(self, *_exc: object) -> None:
-        await self.close()
 
     @abstractmethod
     async def append(
@@ -198,22 +192,12 @@ class EventStore(ABC):
         return Replay(state, version, start)
 
 
-class SyncEventStore(ABC):
+class SyncEventStore(SyncClosing, ABC):
     """EventStore for blocking code: the same verbs, meanings and errors."""
 
     @abstractmethod
     def within(self, session: Any) -> Self:
         """See EventStore.within."""
-
-    def close(self) -> None:
-        """See EventStore.close."""
-        return
-
-    def __enter__(self) -> Self:
-        return self
-
-    def __exit__(self, *_exc: object) -> None:
-        self.close()
 
     @abstractmethod
     def append(

@@ -13,6 +13,7 @@ from math import inf
 from time import monotonic
 from typing import Any, ClassVar, Final, Self
 
+from k1s0_event_store.closing import AsyncClosing
 from k1s0_event_store.envelope import MAX_NAME_LENGTH, EventEnvelope, StreamId, check_name
 from k1s0_event_store.exceptions import (
     ConcurrencyError,
@@ -304,22 +305,12 @@ class Transaction:
         self.session = session
 
 
-class SubscriptionStore(ABC):
+class SubscriptionStore(AsyncClosing, ABC):
     """Remembers checkpoints, leases and parked events of subscriptions.
 
     The first group is what a runner calls, the second what operators and applications call. A
     `version` of None means the live one. Raises SubscriptionNotFoundError for unknown names.
     """
-
-    async def close(self) -> None:
-        """Release what the store itself opened."""
-        return
-
-    async def __aenter__(self) -> Self:
-        return self
-
-    async def __aexit__(self, *_exc: object) -> None:
-        await self.close()
 
     @abstractmethod
     async def register(self, name: str, version: int, partitions: int) -> None:
