@@ -154,7 +154,7 @@ class Delivery:
         if failure is not None:
             attempts = parked.attempts + self._subscription.failure.attempts
             await self._storage.park(self.lease, [event], describe(failure), attempts)
-            self._report("parked", 1, failure)
+            self.report("parked", 1, failure)
         return failure is None
 
     async def _pass_by(self, page: FeedPage) -> None:
@@ -179,7 +179,7 @@ class Delivery:
         started = monotonic()
         failure = await self._failure_of(free, done, attempts=len(events) == 1)
         if failure is None:
-            self._report("handled", len(free), seconds=monotonic() - started)
+            self.report("handled", len(free), seconds=monotonic() - started)
         elif len(events) == 1:
             await self._give_up(events[0], cursor, failure)
         else:
@@ -205,7 +205,7 @@ class Delivery:
             stop=stop_after_attempt(policy.attempts),
             wait=wait_random_exponential(multiplier=policy.wait, max=policy.longest_wait),
             retry=retry_if_exception(lambda error: isinstance(error, _HandlerError)),
-            before_sleep=lambda state: self._report("retried", len(events)),
+            before_sleep=lambda state: self.report("retried", len(events)),
             reraise=True,
         )
         await retrying(self._call, events, done)
@@ -259,7 +259,7 @@ class Delivery:
         try:
             return self._storage.is_transient(error) or (judge is not None and bool(judge(error)))
         except Exception:
-            logger.exception("%s: the policy's is_transient failed", self._title)
+            logger.exception("%s: the policy's is_transient failed", self.lease)
             return False
 
     async def _give_up(self, event: EventEnvelope, cursor: Cursor, error: Exception) -> None:
@@ -268,16 +268,16 @@ class Delivery:
         what = f"version {event.version} of {event.stream_id} ({event.event_type})"
         if not policy.park:
             await self._storage.fail(self.lease, f"{what}: {describe(error)}", stop=True)
-            self._report("stopped", 1, error)
-            logger.error("%s stops at %s", self._title, what, exc_info=error)
+            self.report("stopped", 1, error)
+            logger.error("%s stops at %s", self.lease, what, exc_info=error)
             raise StoppedError(what) from error
         async with self._transaction() as transaction:
             await self._storage.park(self.lease, [event], describe(error), policy.attempts, transaction)
             self.cursor = cursor
             await self._save(self._progress(cursor), transaction)
         self._parked.add(event.stream_id)
-        self._report("parked", 1, error)
-        logger.error("%s parked %s", self._title, what, exc_info=error)
+        self.report("parked", 1, error)
+        logger.error("%s parked %s", self.lease, what, exc_info=error)
 
     def _is_due(self) -> bool:
         subscription = self._subscription
@@ -296,13 +296,10 @@ class Delivery:
         self.lease = replace(self.lease, cursor=progress.cursor, replay_until=replay_until)
         self._unsaved, self._saved_at = 0, monotonic()
 
-    @property
-    def _title(self) -> str:
-        return f"{self.lease.name} version {self.lease.version} partition {self.lease.partition}"
-
-    def _report(
-        self, kind: str, events: int, error: BaseException | None = None, seconds: float = 0.0
+    def report(
+        self, kind: str, events: int = 0, error: BaseException | None = None, seconds: float = 0.0
     ) -> None:
+        """Tell what the partition did, for metrics and alarms."""
         lease = self.lease
         self._notify(Notice(kind, lease.name, lease.version, lease.partition, events, seconds, error))
 

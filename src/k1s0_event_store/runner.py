@@ -20,7 +20,8 @@ from k1s0_event_store.exceptions import (
 )
 from k1s0_event_store.store import EventStore
 from k1s0_event_store.subscription import Lease, Subscription, SubscriptionStore
-from k1s0_event_store.worker import PartitionWorker, Watch, wait_for_event
+from k1s0_event_store.waiting import wait_for_event
+from k1s0_event_store.worker import PartitionWorker, Watch
 
 logger = logging.getLogger("k1s0_event_store.subscriptions")
 
@@ -111,11 +112,11 @@ class _Group:
             await worker.run()
         except LeaseLostError as error:
             logger.warning("%s", error)
-            self._runner.notify(Notice("lost", lease.name, lease.version, lease.partition, error=error))
+            worker.report("lost", error)
         except Exception as error:
             # It begins anew with the next beat, not at once: the same may happen again.
             logger.exception("%r: partition %d failed", self.subscription, lease.partition)
-            self._runner.notify(Notice("waiting", lease.name, lease.version, lease.partition, error=error))
+            worker.report("waiting", error)
             return
         finally:
             self._forget(lease.partition)

@@ -209,6 +209,9 @@ class Lease:
     retry: bool = False
     surplus: bool = False
 
+    def __str__(self) -> str:
+        return f"{self.name} version {self.version} partition {self.partition}"
+
 
 @dataclass(frozen=True, slots=True)
 class Progress:

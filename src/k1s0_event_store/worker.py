@@ -21,23 +21,13 @@ from k1s0_event_store.exceptions import LeaseLostError
 from k1s0_event_store.feed import FIRST_PAGE, Cursor, FeedPage
 from k1s0_event_store.store import EventStore
 from k1s0_event_store.subscription import Lease, Subscription, SubscriptionStore
+from k1s0_event_store.waiting import wait_for_event
 
 logger = logging.getLogger("k1s0_event_store.subscriptions")
 
 _LONGEST_BACKOFF: Final = 30.0
 IDLE_SECONDS: Final = 60.0
 """After so long even a partition that nobody wakes looks for itself."""
-
-
-async def wait_for_event(event: asyncio.Event, seconds: float) -> bool:
-    """Wait until `event` is set (True), or for so long."""
-    try:
-        # Not wait_for: in Python 3.11 it forgets a cancellation that meets the event.
-        async with asyncio.timeout(seconds):
-            await event.wait()
-    except TimeoutError:
-        return False
-    return True
 
 
 class Watch:
@@ -103,7 +93,6 @@ class PartitionWorker:
         self._store = store
         self._storage = storage
         self._poll = poll
-        self._notify = notify
         self._stopping = asyncio.Event()
         self._watch = watch
         self._errors = 0
@@ -131,9 +120,13 @@ class PartitionWorker:
         self._stopping.set()
         self.bell.set()
 
+    def report(self, kind: str, error: BaseException | None = None) -> None:
+        """Tell what becomes of the partition."""
+        self._delivery.report(kind, error=error)
+
     async def run(self) -> None:
         """Work until stopped; ends with LeaseLostError when another process has the partition."""
-        self._tell("started")
+        self.report("started")
         try:
             while not self._stopping.is_set():
                 try:
@@ -150,7 +143,7 @@ class PartitionWorker:
                     self._errors = 0
             await self._save_at_last()
         finally:
-            self._tell("ended")
+            self.report("ended")
 
     async def _save_at_last(self) -> None:
         try:
@@ -201,16 +194,15 @@ class PartitionWorker:
         """Wait for an error to pass; one that cannot pass stops the partition, with its reason."""
         passing = self._delivery.is_transient(error)
         self._errors += 1
-        title = f"{self.lease.name} version {self.lease.version} partition {self.lease.partition}"
-        self._tell("waiting" if passing else "stopped", error)
+        self.report("waiting" if passing else "stopped", error)
         logger.log(
             logging.WARNING if passing else logging.ERROR,
-            "%s: %s", title, "will try again" if passing else "stops", exc_info=error,
+            "%s: %s", self.lease, "will try again" if passing else "stops", exc_info=error,
         )  # fmt: skip
         try:
             await self._storage.fail(self.lease, describe(error), stop=not passing)
         except Exception:
-            logger.warning("%s: the error could not be noted", title, exc_info=True)
+            logger.warning("%s: the error could not be noted", self.lease, exc_info=True)
             passing = True
         if passing:
             # A float ends at 2**1024, an outage may have more errors.
@@ -224,7 +216,3 @@ class PartitionWorker:
         """Between two attempts; a stop ends it, and the attempts with it."""
         if await wait_for_event(self._stopping, seconds):
             raise EndingError
-
-    def _tell(self, kind: str, error: BaseException | None = None) -> None:
-        lease = self.lease
-        self._notify(Notice(kind, lease.name, lease.version, lease.partition, error=error))

@@ -11,6 +11,7 @@ from typing import Any, Final
 from sqlalchemy.ext.asyncio import AsyncEngine
 
 from k1s0_event_store.config import EventStoreConfig
+from k1s0_event_store.waiting import wait_for_event
 
 logger = logging.getLogger("k1s0_event_store.subscriptions")
 
@@ -61,13 +62,8 @@ async def _listen(engine: AsyncEngine, channel: str, wake: Callable[[], None]) -
         connection.add_termination_listener(lambda *_: ended.set())
         await connection.add_listener(channel, lambda *_: wake())
         wake()  # what was appended while nobody listened
-        while not ended.is_set():
-            try:
-                # Not wait_for: in Python 3.11 it forgets a cancellation that meets the event.
-                async with asyncio.timeout(_ALIVE_SECONDS):
-                    await ended.wait()
-            except TimeoutError:
-                async with asyncio.timeout(_ALIVE_SECONDS):
-                    await connection.fetch("SELECT 1")
+        while not await wait_for_event(ended, _ALIVE_SECONDS):
+            async with asyncio.timeout(_ALIVE_SECONDS):
+                await connection.fetch("SELECT 1")
     finally:
         connection.terminate()
