@@ -16,7 +16,7 @@ from k1s0_event_store.envelope import StreamId
 from k1s0_event_store.exceptions import SubscriptionNotFoundError
 from k1s0_event_store.feed import Cursor
 from k1s0_event_store.postgres.subscription import PostgresSubscriptionStore
-from k1s0_event_store.subscription import ParkedEvent, SubscriptionStatus, SubscriptionStore
+from k1s0_event_store.subscription import SubscriptionStatus, SubscriptionStore
 from k1s0_event_store.subscriptions_view import parked_fields, show_parked, show_statuses, status_fields
 
 T = TypeVar("T")
@@ -86,26 +86,14 @@ def _is_given(ctx: typer.Context, name: str) -> bool:
 @subscriptions.command()
 def pause(name: Name, dsn: Dsn, version: Version = None, schema: Schema = DEFAULT_SCHEMA) -> None:
     """Let it rest at once, in all processes. What is in hand is rolled back, or comes again."""
-
-    async def work(store: SubscriptionStore) -> int:
-        which = await _version_of(store, name, version)
-        await store.pause(name, which)
-        return which
-
-    which = _on(dsn, schema, work)
+    which, _ = _on_version(dsn, schema, name, version, lambda store, which: store.pause(name, which))
     typer.echo(f"{name} version {which} is paused")
 
 
 @subscriptions.command()
 def resume(name: Name, dsn: Dsn, version: Version = None, schema: Schema = DEFAULT_SCHEMA) -> None:
     """Go on after a pause, or after an error that has stopped it."""
-
-    async def work(store: SubscriptionStore) -> int:
-        which = await _version_of(store, name, version)
-        await store.resume(name, which)
-        return which
-
-    which = _on(dsn, schema, work)
+    which, _ = _on_version(dsn, schema, name, version, lambda store, which: store.resume(name, which))
     typer.echo(f"{name} version {which} goes on")
 
 
@@ -203,7 +191,10 @@ def switch(
 def remove(
     name: Name, version: NewVersion, dsn: Dsn, yes: Yes = False, schema: Schema = DEFAULT_SCHEMA
 ) -> None:
-    """Forget a version: how far it is, and its parked events. Refused while it is live and at work."""
+    """Forget a version: how far it is, and its parked events.
+
+    Refused for the live one while there are others or somebody works on it.
+    """
     status = _on(dsn, schema, lambda store: _status_of(store, name, version))
     if not yes:
         live = "It is the live one. " if status.live else ""
@@ -224,13 +215,7 @@ def parked(
     schema: Schema = DEFAULT_SCHEMA,
 ) -> None:
     """List events that wait to be retried or dropped, with what their handlers said."""
-
-    async def work(store: SubscriptionStore) -> list[ParkedEvent]:
-        if name is not None:
-            await _status_of(store, name, None, any_version=True)
-        return await store.parked(name, limit + 1)
-
-    found = _on(dsn, schema, work)
+    found = _on(dsn, schema, lambda store: store.parked(name, limit + 1))
     shown = found[:limit]
     if as_json:
         _print_json([parked_fields(event) for event in shown])
@@ -248,12 +233,9 @@ def retry(
     name: Name, dsn: Dsn, stream: Stream = None, version: Version = None, schema: Schema = DEFAULT_SCHEMA
 ) -> None:
     """Have parked events handled again by the workers, each stream in its order."""
-
-    async def work(store: SubscriptionStore) -> tuple[int, int]:
-        which = await _version_of(store, name, version)
-        return which, await store.retry_parked(name, _stream_id(stream), which)
-
-    which, count = _on(dsn, schema, work)
+    which, count = _on_version(
+        dsn, schema, name, version, lambda store, which: store.retry_parked(name, _stream_id(stream), which)
+    )
     typer.echo(f"{name} version {which}: {_events(count, stream)} will be retried")
 
 
@@ -279,25 +261,36 @@ def _on(dsn: str, schema: str, work: Callable[[SubscriptionStore], Awaitable[T]]
     """Do `work` on the database's subscriptions."""
 
     async def run() -> T:
-        store = PostgresSubscriptionStore(EventStoreConfig(dsn=dsn, schema=schema))
-        try:
+        async with PostgresSubscriptionStore(EventStoreConfig(dsn=dsn, schema=schema)) as store:
             return await work(store)
-        finally:
-            await store.close()
 
     return asyncio.run(run())
+
+
+def _on_version(
+    dsn: str,
+    schema: str,
+    name: str,
+    version: int | None,
+    work: Callable[[SubscriptionStore, int], Awaitable[T]],
+) -> tuple[int, T]:
+    """Do `work` on a version (None: the live one); which it was, and what came of it."""
+
+    async def on_version(store: SubscriptionStore) -> tuple[int, T]:
+        which = await _version_of(store, name, version)
+        return which, await work(store, which)
+
+    return _on(dsn, schema, on_version)
 
 
 async def _version_of(store: SubscriptionStore, name: str, version: int | None) -> int:
     return await store.live_version(name) if version is None else version
 
 
-async def _status_of(
-    store: SubscriptionStore, name: str, version: int | None, any_version: bool = False
-) -> SubscriptionStatus:
+async def _status_of(store: SubscriptionStore, name: str, version: int | None) -> SubscriptionStatus:
     """The status of a version (None: the live one); raises SubscriptionNotFoundError."""
     for status in await store.statuses(name):
-        if any_version or (status.live if version is None else status.version == version):
+        if status.live if version is None else status.version == version:
             return status
     raise SubscriptionNotFoundError(name, version)
 
