@@ -32,6 +32,7 @@ from k1s0_event_store.postgres.schema import (
 from k1s0_event_store.postgres.store import PostgresEventStore
 from k1s0_event_store.sandbox import server_or
 from k1s0_event_store.subscriptions_cli import subscriptions
+from k1s0_event_store.terminal import say
 
 STOPPED_BY_USER: Final = 130
 
@@ -107,7 +108,7 @@ def demo(
     console = Console()
     config = None if dsn is None else EventStoreConfig(dsn=dsn, schema=schema)
     streams = prepare(console, file, skip_bad_rows)
-    console.print(_place(config, folder), markup=False, highlight=False, soft_wrap=True)
+    say(console, _place(config, folder))
     try:
         with server_or(dsn, folder) as live:
             asyncio.run(run_demo(EventStoreConfig(dsn=live, schema=schema), streams, console))

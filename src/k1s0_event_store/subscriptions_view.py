@@ -20,6 +20,7 @@ from k1s0_event_store.subscription import (
     PartitionStatus,
     SubscriptionStatus,
 )
+from k1s0_event_store.terminal import plain, say
 
 _STYLES: Final = {
     "caught up": "green",
@@ -86,15 +87,15 @@ def show_statuses(console: Console, statuses: Sequence[SubscriptionStatus]) -> N
     console.print(_status_table(statuses, workers))
     console.print()
     for owner, number in workers.items():
-        _say(console, f"worker {number} is {owner}")
+        say(console, f"worker {number} is {owner}")
     for status in statuses:
         for partition in status.partitions:
             if partition.error is not None:
                 _show_error(console, _where(status, partition), partition.error)
     if any(p.state is PartitionState.STOPPED for status in statuses for p in status.partitions):
-        _say(console, "what is stopped goes on after `k1s0-event-store subscriptions resume NAME`")
+        say(console, "what is stopped goes on after `k1s0-event-store subscriptions resume NAME`")
     if any(status.parked for status in statuses):
-        _say(console, "see the parked events with `k1s0-event-store subscriptions parked`")
+        say(console, "see the parked events with `k1s0-event-store subscriptions parked`")
 
 
 def _status_table(statuses: Sequence[SubscriptionStatus], workers: dict[str, str]) -> Table:
@@ -109,7 +110,7 @@ def _status_table(statuses: Sequence[SubscriptionStatus], workers: dict[str, str
             first = index == 0
             state = _state(partition)
             table.add_row(
-                Text(_plain(status.name) if first else ""),
+                Text(plain(status.name) if first else ""),
                 (f"{status.version} live" if status.live else str(status.version)) if first else "",
                 str(partition.partition),
                 Text(state, style=_STYLES[state]),
@@ -156,13 +157,13 @@ def show_parked(console: Console, events: Iterable[ParkedEvent]) -> None:
     by_subscription = sorted(events, key=lambda event: (event.name, event.version))
     for (name, version), group in groupby(by_subscription, key=lambda event: (event.name, event.version)):
         members = list(group)
-        _say(console, f"{name} version {version}", "bold")
+        say(console, f"{name} version {version}", "bold")
         console.print(_parked_table(members, now))
         console.print()
         for event in members:
             if event.error is not None:
                 _show_error(console, f"{event.stream_id} event {event.event_version}", event.error)
-    _say(console, "`retry NAME` has them handled again, `drop NAME` forgets them")
+    say(console, "`retry NAME` has them handled again, `drop NAME` forgets them")
 
 
 def _parked_table(events: Iterable[ParkedEvent], now: datetime) -> Table:
@@ -175,10 +176,10 @@ def _parked_table(events: Iterable[ParkedEvent], now: datetime) -> Table:
     table.add_column("for", justify="right", no_wrap=True)
     for event in events:
         table.add_row(
-            Text(_plain(event.stream_id.aggregate_type)),
-            Text(_plain(event.stream_id.aggregate_id)),
+            Text(plain(event.stream_id.aggregate_type)),
+            Text(plain(event.stream_id.aggregate_id)),
             f"{event.event_version:,}",
-            Text(_plain(event.event_type)),
+            Text(plain(event.event_type)),
             "waits" if event.error is None else f"{event.attempts:,}",
             _duration((now - event.parked_at).total_seconds()),
         )
@@ -192,15 +193,5 @@ def _table() -> Table:
 
 
 def _show_error(console: Console, title: str, error: str) -> None:
-    _say(console, f"{title}:", "red")
-    console.print(Padding(Text(_plain(error), overflow="fold"), (0, 0, 0, 2), expand=False))
-
-
-def _say(console: Console, text: str, style: str = "") -> None:
-    """Text as it is: nothing in it is markup, no line is broken."""
-    console.print(_plain(text), style=style, markup=False, highlight=False, soft_wrap=True)
-
-
-def _plain(text: str) -> str:
-    """Foreign text without what would steer the terminal."""
-    return "".join(char if char.isprintable() or char == "\n" else ascii(char)[1:-1] for char in text)
+    say(console, f"{title}:", "red")
+    console.print(Padding(Text(plain(error), overflow="fold"), (0, 0, 0, 2), expand=False))

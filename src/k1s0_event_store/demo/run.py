@@ -27,6 +27,7 @@ from k1s0_event_store.postgres.connection import in_transaction
 from k1s0_event_store.postgres.schema import upgrade_database
 from k1s0_event_store.postgres.snapshot import PostgresSnapshotStore
 from k1s0_event_store.postgres.store import PostgresEventStore
+from k1s0_event_store.terminal import say
 
 Streams = Mapping[StreamId, Sequence[EventEnvelope]]
 
@@ -53,9 +54,9 @@ def prepare(console: Console, path: Path | None = None, skip_bad_rows: bool = Fa
     flights = read_flights(path, bad.append if skip_bad_rows else None)
     streams = events_by_aircraft(flights)
     for error in bad:
-        _say(console, f"skipped {error}")
+        say(console, f"skipped {error}")
     skipped = f"; {len(bad):,} bad rows were skipped" if bad else ""
-    _say(console, f"{path.name}: {len(flights):,} flights of {len(streams):,} aircraft{skipped}")
+    say(console, f"{path.name}: {len(flights):,} flights of {len(streams):,} aircraft{skipped}")
     return streams
 
 
@@ -144,10 +145,10 @@ def _show_intake(console: Console, intake: Intake, catch_up: CatchUp) -> None:
     there = intake.events - intake.appended
     known = f"; {there:,} were there already" if there else ""
     if intake.appended:
-        _say(console, f"{intake.appended:,} events appended to {intake.streams:,} streams{known}")
+        say(console, f"{intake.appended:,} events appended to {intake.streams:,} streams{known}")
     else:
-        _say(console, f"nothing new: all {intake.events:,} events were there already")
-    _say(console, f"projection {NAME} beside it: {_lag(catch_up)}")
+        say(console, f"nothing new: all {intake.events:,} events were there already")
+    say(console, f"projection {NAME} beside it: {_lag(catch_up)}")
 
 
 def _lag(catch_up: CatchUp) -> str:
@@ -159,7 +160,7 @@ def _lag(catch_up: CatchUp) -> str:
 def _show_comparison(console: Console, stream_id: StreamId, comparison: Comparison, interval: int) -> None:
     full, short = comparison.full, comparison.short
     due = f"a snapshot is due every {interval} events, {comparison.snapshots_taken} taken in this run"
-    _say(console, f"busiest stream {stream_id}: {due}")
+    say(console, f"busiest stream {stream_id}: {due}")
     table = _table("", "events read", "landed", "cancelled", "miles", "minutes late")
     start = f"snapshot {short.snapshot_version} and later" if short.snapshot_version else "no snapshot yet"
     for name, replay in (("all events", full), (start, short)):
@@ -173,21 +174,21 @@ def _show_comparison(console: Console, stream_id: StreamId, comparison: Comparis
             f"{book.minutes_late:,}",
         )
     console.print(table)
-    _say(console, "the two states are equal", "green")
+    say(console, "the two states are equal", "green")
 
 
 def _show_race(console: Console, finishes: Sequence[Finish]) -> None:
     for finish in finishes:
         if isinstance(finish.outcome, EventVersion):
-            _say(console, f"{finish.writer}: stored as version {finish.outcome}", "green")
+            say(console, f"{finish.writer}: stored as version {finish.outcome}", "green")
         else:
-            _say(console, f"{finish.writer}: {type(finish.outcome).__name__}: {finish.outcome}", "yellow")
-    _say(console, f"stream {RACE} gets one event in every run; it is no flight and not counted as one", "dim")
+            say(console, f"{finish.writer}: {type(finish.outcome).__name__}: {finish.outcome}", "yellow")
+    say(console, f"stream {RACE} gets one event in every run; it is no flight and not counted as one", "dim")
 
 
 def _show_airports(console: Console, airports: Airports, behind: int) -> None:
     told = sum(airport.events for airport in airports.values())
-    _say(console, f"the projection's table, kept while events came in: {told:,} events, {behind:,} behind")
+    say(console, f"the projection's table, kept while events came in: {told:,} events, {behind:,} behind")
     table = _table("origin", "flights", "cancelled", "share", "diverted", "mean departure delay")
     for code, airport in sorted(airports.items()):
         delay = airport.mean_delay
@@ -203,13 +204,13 @@ def _show_airports(console: Console, airports: Airports, behind: int) -> None:
 
 
 def _show_end(console: Console, intake: Intake, reading: Reading) -> None:
-    _say(console, f"all {reading.events:,} events, read again one by one, say the same", "green")
+    say(console, f"all {reading.events:,} events, read again one by one, say the same", "green")
     _title(console, "Done")
     if intake.appended:
-        _say(console, f"import   {_rate(intake.appended, intake.seconds)}, projection beside")
+        say(console, f"import   {_rate(intake.appended, intake.seconds)}, projection beside")
     else:
-        _say(console, f"import   nothing new: all {intake.events:,} events were there already")
-    _say(console, f"reading  {_rate(reading.events, reading.seconds)}")
+        say(console, f"import   nothing new: all {intake.events:,} events were there already")
+    say(console, f"reading  {_rate(reading.events, reading.seconds)}")
 
 
 def _rate(events: int, seconds: float) -> str:
@@ -226,9 +227,4 @@ def _table(first: str, *others: str) -> Table:
 
 def _title(console: Console, text: str) -> None:
     console.print()
-    _say(console, text, "bold cyan")
-
-
-def _say(console: Console, text: str, style: str = "") -> None:
-    """Text as it is: nothing in it is markup, no line is broken."""
-    console.print(text, style=style, markup=False, highlight=False, soft_wrap=True)
+    say(console, text, "bold cyan")
