@@ -362,7 +362,7 @@ def table(rows, rounds, version):
     """The rows as Markdown."""
     lines = ["| | | target |", "|---|---:|---:|", *(f"| {' | '.join(row)} |" for row in rows), ""]
     note = f"One run of `python benchmarks/feed.py`, a row per event in medians of {rounds} rounds:"
-    return "\n".join([*lines, note, *machine(version)])
+    return "\n".join([*lines, f"{note} {machine(version)}"])
 
 
 def part_names(text):

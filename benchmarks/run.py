@@ -159,26 +159,24 @@ def table(stores, rounds, server):
     for name, base in (("times the best peer", best), ("of the hand-written limit", limit)):
         ratios = (f"{by_name[OURS].median(work) / base[work]:.2f}" for work in WORK)
         lines.append(f"| *{name}* | " + " | ".join(ratios) + " |")
-    lines += ["", *note(rounds, server)]
-    return "\n".join(lines)
+    return "\n".join([*lines, "", note(rounds, server)])
 
 
 def note(rounds, server):
     """What the figures mean."""
-    return [
-        f"Medians of {rounds} rounds by `python benchmarks/run.py`, all stores in turn on one machine:",
-        *machine(server),
-        "Only ratios within one run",
-        f"count. A dash: not run, or given up after {TIME_LIMIT} s.",
-    ]
+    return (
+        f"Medians of {rounds} rounds by `python benchmarks/run.py`, all stores in turn on one machine: "
+        f"{machine(server)} Only ratios within one run count. A dash: not run, or given up after "
+        f"{TIME_LIMIT} s."
+    )
 
 
 def machine(server):
     """What it ran on."""
-    return [
-        f"{os.cpu_count()} cores, {platform.system()}, Python {platform.python_version()},",
-        f"PostgreSQL {server} with fsync and synchronous_commit on.",
-    ]
+    return (
+        f"{os.cpu_count()} cores, {platform.system()}, Python {platform.python_version()}, "
+        f"PostgreSQL {server} with fsync and synchronous_commit on."
+    )
 
 
 def write_to_readme(text, begin=BEGIN, end=END):
