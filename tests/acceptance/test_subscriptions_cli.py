@@ -87,8 +87,11 @@ async def poisoned(event, session):
 
 
 def catch_up(*projections):
+    """One after the other: the version of a name that begins first is the live one."""
+
     async def work(store, storage):
-        await SubscriptionRunner(store, storage, projections).run_until_caught_up()
+        for projection in projections:
+            await SubscriptionRunner(store, storage, [projection]).run_until_caught_up()
 
     return work
 
