@@ -6,10 +6,9 @@ from importlib.metadata import version
 from urllib.parse import urlsplit, urlunsplit
 
 import pytest
-from typer.testing import CliRunner
 
 from k1s0_event_store import ClusterChangedError, StoreUnavailableError, SyncPostgresEventStore
-from k1s0_event_store.cli import app, main
+from k1s0_event_store.cli import main
 from k1s0_event_store.demo import run as demo_run
 from k1s0_event_store.demo.flights import COLUMNS
 from k1s0_event_store.testing.plugin import _execute
@@ -17,16 +16,6 @@ from k1s0_event_store.testing.plugin import _execute
 ROW = "2013,1,1,517,2,830,11,UA,1545,N1,EWR,IAH,227,1400,15,2013-01-01T10:00:00Z"
 HIDDEN = "hunter2-not-to-be-seen"
 UNREACHABLE = f"postgresql://u:{HIDDEN}@127.0.0.1:1/x"
-
-
-@pytest.fixture
-def run(monkeypatch):
-    """Run the command line without the DSN of this machine's environment."""
-    for name in ("K1S0_EVENT_STORE_DSN", "K1S0_EVENT_STORE_SCHEMA"):
-        monkeypatch.delenv(name, raising=False)
-    monkeypatch.setenv("COLUMNS", "100")
-    runner = CliRunner()
-    return lambda *arguments, **more: runner.invoke(app, list(map(str, arguments)), **more)
 
 
 @pytest.fixture
@@ -46,117 +35,116 @@ def with_password(dsn):
     ), HIDDEN
 
 
-def revision(run, dsn):
-    return run("db", "check", "--dsn", dsn).stdout.split("current revision: ")[1].split()[0]
+def revision(invoke, dsn):
+    return invoke("db", "check", "--dsn", dsn).stdout.split("current revision: ")[1].split()[0]
 
 
-def test_the_version_is_the_one_of_the_package(run):
-    assert run("--version").stdout.strip() == f"k1s0-event-store {version('k1s0-event-store')}"
+def test_the_version_is_the_one_of_the_package(invoke):
+    assert invoke("--version").stdout.strip() == f"k1s0-event-store {version('k1s0-event-store')}"
 
 
-def test_check_passes_at_the_newest_revision_and_fails_below(run, event_store_dsn):
-    assert run("db", "check", "--dsn", event_store_dsn).exit_code == 0
-    run("db", "downgrade", "--to", "base", "--yes", "--dsn", event_store_dsn)
-    behind = run("db", "check", "--dsn", event_store_dsn)
+def test_check_passes_at_the_newest_revision_and_fails_below(invoke, event_store_dsn):
+    assert invoke("db", "check", "--dsn", event_store_dsn).exit_code == 0
+    invoke("db", "downgrade", "--to", "base", "--yes", "--dsn", event_store_dsn)
+    behind = invoke("db", "check", "--dsn", event_store_dsn)
     assert behind.exit_code == 1
     assert "current revision: base" in behind.stdout
     assert "db upgrade" in behind.stderr
 
 
-def test_upgrade_makes_the_tables_and_a_second_one_changes_nothing(run, event_store_dsn):
-    first = run("db", "upgrade", "--dsn", event_store_dsn, "--schema", "other")
-    second = run("db", "upgrade", "--dsn", event_store_dsn, "--schema", "other")
+def test_upgrade_makes_the_tables_and_a_second_one_changes_nothing(invoke, event_store_dsn):
+    first = invoke("db", "upgrade", "--dsn", event_store_dsn, "--schema", "other")
+    second = invoke("db", "upgrade", "--dsn", event_store_dsn, "--schema", "other")
     assert (first.exit_code, second.exit_code) == (0, 0)
     assert "revision base -> " in first.stdout
     assert "already" in second.stdout
-    assert run("db", "validate", "--dsn", event_store_dsn, "--schema", "other").exit_code == 0
+    assert invoke("db", "validate", "--dsn", event_store_dsn, "--schema", "other").exit_code == 0
 
 
-def test_upgrade_stops_at_the_revision_it_is_given(run, event_store_dsn):
-    run("db", "upgrade", "--to", "0001", "--dsn", event_store_dsn, "--schema", "other")
-    assert (
-        "current revision: 0001" in run("db", "check", "--dsn", event_store_dsn, "--schema", "other").stdout
-    )
+def test_upgrade_stops_at_the_revision_it_is_given(invoke, event_store_dsn):
+    invoke("db", "upgrade", "--to", "0001", "--dsn", event_store_dsn, "--schema", "other")
+    checked = invoke("db", "check", "--dsn", event_store_dsn, "--schema", "other")
+    assert "current revision: 0001" in checked.stdout
 
 
-def test_an_unknown_revision_is_an_error(run, event_store_dsn):
-    refused = run("db", "upgrade", "--to", "9999", "--dsn", event_store_dsn)
+def test_an_unknown_revision_is_an_error(invoke, event_store_dsn):
+    refused = invoke("db", "upgrade", "--to", "9999", "--dsn", event_store_dsn)
     assert refused.exit_code == 1
     assert refused.stderr.startswith("error: revision '9999' is not known")
 
 
-def test_settings_come_from_the_environment(run, event_store_dsn):
+def test_settings_come_from_the_environment(invoke, event_store_dsn):
     environment = {"K1S0_EVENT_STORE_DSN": event_store_dsn, "K1S0_EVENT_STORE_SCHEMA": "from_env"}
-    assert run("db", "upgrade", env=environment).exit_code == 0
-    assert run("db", "check", "--dsn", event_store_dsn, "--schema", "from_env").exit_code == 0
+    assert invoke("db", "upgrade", env=environment).exit_code == 0
+    assert invoke("db", "check", "--dsn", event_store_dsn, "--schema", "from_env").exit_code == 0
 
 
 @pytest.mark.parametrize("answer", ["n\n", ""])
 def test_downgrade_says_what_is_lost_and_destroys_nothing_without_a_yes(
-    run, flights, event_store_dsn, answer
+    invoke, flights, event_store_dsn, answer
 ):
-    run("demo", "--file", flights, "--dsn", event_store_dsn)
-    asked = run("db", "downgrade", "--to", "base", "--dsn", event_store_dsn, input=answer)
+    invoke("demo", "--file", flights, "--dsn", event_store_dsn)
+    asked = invoke("db", "downgrade", "--to", "base", "--dsn", event_store_dsn, input=answer)
     assert asked.exit_code == 1
     assert "4 events" in asked.stdout
     assert "2 streams" in asked.stdout
-    assert revision(run, event_store_dsn) != "base"
+    assert revision(invoke, event_store_dsn) != "base"
 
 
-def test_downgrade_destroys_the_tables_after_a_yes(run, event_store_dsn):
-    asked = run("db", "downgrade", "--to", "base", "--dsn", event_store_dsn, input="y\n")
+def test_downgrade_destroys_the_tables_after_a_yes(invoke, event_store_dsn):
+    asked = invoke("db", "downgrade", "--to", "base", "--dsn", event_store_dsn, input="y\n")
     assert asked.exit_code == 0
     assert "-> base" in asked.stdout
-    assert revision(run, event_store_dsn) == "base"
+    assert revision(invoke, event_store_dsn) == "base"
 
 
 @pytest.mark.parametrize("target", ["head", "base"])
-def test_downgrade_to_where_the_tables_are_asks_nothing(run, event_store_dsn, target):
+def test_downgrade_to_where_the_tables_are_asks_nothing(invoke, event_store_dsn, target):
     if target == "base":
-        run("db", "downgrade", "--to", "base", "--yes", "--dsn", event_store_dsn)
-    again = run("db", "downgrade", "--to", target, "--dsn", event_store_dsn)
+        invoke("db", "downgrade", "--to", "base", "--yes", "--dsn", event_store_dsn)
+    again = invoke("db", "downgrade", "--to", target, "--dsn", event_store_dsn)
     assert again.exit_code == 0
     assert "already" in again.stdout
 
 
-def test_downgrade_to_an_unknown_revision_destroys_nothing(run, event_store_dsn):
-    refused = run("db", "downgrade", "--to", "9999", "--yes", "--dsn", event_store_dsn)
+def test_downgrade_to_an_unknown_revision_destroys_nothing(invoke, event_store_dsn):
+    refused = invoke("db", "downgrade", "--to", "9999", "--yes", "--dsn", event_store_dsn)
     assert refused.exit_code == 1
-    assert revision(run, event_store_dsn) != "base"
+    assert revision(invoke, event_store_dsn) != "base"
 
 
-def test_validate_prints_every_problem(run, event_store_dsn):
-    assert run("db", "validate", "--dsn", event_store_dsn).exit_code == 0
+def test_validate_prints_every_problem(invoke, event_store_dsn):
+    assert invoke("db", "validate", "--dsn", event_store_dsn).exit_code == 0
     _execute(event_store_dsn, "DROP TABLE eventstore.snapshots")
     _execute(event_store_dsn, "DROP INDEX eventstore.idx_events_position")
-    broken = run("db", "validate", "--dsn", event_store_dsn)
+    broken = invoke("db", "validate", "--dsn", event_store_dsn)
     assert broken.exit_code == 1
     assert "problem: table snapshots is missing" in broken.stderr
     assert "problem: index idx_events_position is missing" in broken.stderr
 
 
-def test_rebase_does_nothing_where_the_events_were_written(run, flights, event_store_dsn):
-    run("demo", "--file", flights, "--dsn", event_store_dsn)
-    again = run("db", "rebase", "--dsn", event_store_dsn)
+def test_rebase_does_nothing_where_the_events_were_written(invoke, flights, event_store_dsn):
+    invoke("demo", "--file", flights, "--dsn", event_store_dsn)
+    again = invoke("db", "rebase", "--dsn", event_store_dsn)
     assert again.exit_code == 0
     assert ": nothing to do: " in again.stdout
 
 
-def test_rebase_makes_a_restored_feed_readable_again(run, flights, event_store_config):
+def test_rebase_makes_a_restored_feed_readable_again(invoke, flights, event_store_config):
     dsn = event_store_config.dsn
-    run("demo", "--file", flights, "--dsn", dsn)
+    invoke("demo", "--file", flights, "--dsn", dsn)
     _execute(dsn, "UPDATE eventstore.cluster SET system_identifier = 1")
     _execute(dsn, "UPDATE eventstore.subscriptions SET cursor = '1 3:3:'")
     with SyncPostgresEventStore(event_store_config) as store:
         with pytest.raises(ClusterChangedError, match="db rebase"):
             store.read_page()
-        assert "rebased 4 events, 1 cursors" in run("db", "rebase", "--dsn", dsn).stdout
+        assert "rebased 4 events, 1 cursors" in invoke("db", "rebase", "--dsn", dsn).stdout
         assert len(store.read_page().events) == 4
-    assert "nothing to do" in run("db", "rebase", "--dsn", dsn).stdout
+    assert "nothing to do" in invoke("db", "rebase", "--dsn", dsn).stdout
 
 
-def test_rebase_without_tables_says_to_upgrade(run, event_store_dsn):
-    refused = run("db", "rebase", "--dsn", event_store_dsn, "--schema", "other")
+def test_rebase_without_tables_says_to_upgrade(invoke, event_store_dsn):
+    refused = invoke("db", "rebase", "--dsn", event_store_dsn, "--schema", "other")
     assert refused.exit_code == 1
     assert "db upgrade" in refused.stderr
 
@@ -164,9 +152,9 @@ def test_rebase_without_tables_says_to_upgrade(run, event_store_dsn):
 @pytest.mark.parametrize(
     "command", [("db", "check"), ("db", "upgrade"), ("db", "rebase"), ("db", "validate"), ("demo",)]
 )
-def test_an_unreachable_server_is_one_line_without_the_password(run, flights, command):
+def test_an_unreachable_server_is_one_line_without_the_password(invoke, flights, command):
     more = ("--file", flights) if command == ("demo",) else ()
-    failed = run(*command, *more, "--dsn", UNREACHABLE)
+    failed = invoke(*command, *more, "--dsn", UNREACHABLE)
     assert failed.exit_code == 1
     assert failed.stderr.startswith("error: ")
     assert failed.stderr.count("\n") == 1
@@ -177,16 +165,16 @@ def test_an_unreachable_server_is_one_line_without_the_password(run, flights, co
     "dsn",
     [f"mysql://u:{HIDDEN}@h/x", f"postgresql://u:{HIDDEN}/more@h/x", f"postgresql://u:{HIDDEN}#@h/x", HIDDEN],
 )
-def test_a_dsn_that_is_no_url_is_not_shown(run, dsn):
-    failed = run("db", "check", "--dsn", dsn)
+def test_a_dsn_that_is_no_url_is_not_shown(invoke, dsn):
+    failed = invoke("db", "check", "--dsn", dsn)
     assert failed.exit_code == 1
     assert HIDDEN not in failed.output
 
 
-def test_the_password_is_masked_wherever_the_dsn_is_shown(run, flights, event_store_dsn):
+def test_the_password_is_masked_wherever_the_dsn_is_shown(invoke, flights, event_store_dsn):
     dsn, password = with_password(event_store_dsn)
     outputs = [
-        run(*command, "--dsn", dsn).output
+        invoke(*command, "--dsn", dsn).output
         for command in (
             ("demo", "--file", flights),
             ("db", "check"),
@@ -199,8 +187,8 @@ def test_the_password_is_masked_wherever_the_dsn_is_shown(run, flights, event_st
     assert all(":***@" in output and password not in output for output in outputs)
 
 
-def test_debug_shows_the_traceback_without_the_password(run):
-    failed = run("--debug", "db", "check", "--dsn", UNREACHABLE)
+def test_debug_shows_the_traceback_without_the_password(invoke):
+    failed = invoke("--debug", "db", "check", "--dsn", UNREACHABLE)
     assert isinstance(failed.exception, StoreUnavailableError)
     assert HIDDEN not in "".join(traceback.format_exception(failed.exception)) + failed.output
 
@@ -214,35 +202,35 @@ def test_the_entry_point_runs_the_command_line(monkeypatch, capsys):
 
 
 @pytest.mark.parametrize("arguments", [("db", "check"), ("db", "downgrade"), ("fly",), ("demo", "--fast")])
-def test_wrong_usage_has_exit_code_2(run, arguments):
-    assert run(*arguments).exit_code == 2
+def test_wrong_usage_has_exit_code_2(invoke, arguments):
+    assert invoke(*arguments).exit_code == 2
 
 
-def test_a_bad_row_ends_the_demo_before_the_database_is_touched(run, flights):
+def test_a_bad_row_ends_the_demo_before_the_database_is_touched(invoke, flights):
     flights.write_text(flights.read_text() + ROW.replace("517,2", "517,soon") + "\n")
-    failed = run("demo", "--file", flights, "--dsn", UNREACHABLE)
+    failed = invoke("demo", "--file", flights, "--dsn", UNREACHABLE)
     assert failed.exit_code == 1
     assert failed.stderr == f"error: {flights}:3: dep_delay must be a whole number, not 'soon'\n"
 
 
-def test_bad_rows_are_reported_and_skipped_on_demand(run, flights, event_store_dsn):
+def test_bad_rows_are_reported_and_skipped_on_demand(invoke, flights, event_store_dsn):
     flights.write_text(flights.read_text() + ROW.replace("517,2", "517,soon") + "\n")
-    done = run("demo", "--file", flights, "--dsn", event_store_dsn, "--skip-bad-rows")
+    done = invoke("demo", "--file", flights, "--dsn", event_store_dsn, "--skip-bad-rows")
     assert done.exit_code == 0
     assert f"skipped {flights}:3: dep_delay must be" in done.stdout
     assert "3 events appended" in done.stdout
 
 
-def test_the_demo_leaves_the_database_of_the_environment_alone(run, flights, tmp_path, event_store_dsn):
+def test_the_demo_leaves_the_database_of_the_environment_alone(invoke, flights, tmp_path, event_store_dsn):
     environment = {"K1S0_EVENT_STORE_DSN": event_store_dsn}
-    done = run("demo", "--file", flights, "--folder", tmp_path / "sandbox", env=environment)
+    done = invoke("demo", "--file", flights, "--folder", tmp_path / "sandbox", env=environment)
     assert done.exit_code == 0, done.output
     assert _execute(event_store_dsn, "SELECT count(*) FROM eventstore.events") == 0
 
 
-def test_the_demo_runs_on_an_embedded_server_whose_folder_stays(run, tmp_path):
+def test_the_demo_runs_on_an_embedded_server_whose_folder_stays(invoke, tmp_path):
     folder = tmp_path / "sandbox"
-    first, second = (run("demo", "--folder", folder) for _ in range(2))
+    first, second = (invoke("demo", "--folder", folder) for _ in range(2))
     assert (first.exit_code, second.exit_code) == (0, 0), first.output + second.output
     assert "80,491 events appended to 3,152 streams" in first.stdout
     assert "nothing new: all 80,491 events were there already" in second.stdout
@@ -250,17 +238,17 @@ def test_the_demo_runs_on_an_embedded_server_whose_folder_stays(run, tmp_path):
     assert (folder / "data").is_dir()
 
 
-def test_ctrl_c_says_how_to_go_on(run, flights, event_store_dsn, monkeypatch):
+def test_ctrl_c_says_how_to_go_on(invoke, flights, event_store_dsn, monkeypatch):
     def interrupted(*_arguments):
         raise KeyboardInterrupt
 
     monkeypatch.setattr(demo_run, "take_in", interrupted)
-    stopped = run("demo", "--file", flights, "--dsn", event_store_dsn)
+    stopped = invoke("demo", "--file", flights, "--dsn", event_store_dsn)
     assert stopped.exit_code == 130
     assert "goes on where it stopped" in stopped.stderr
 
 
-def test_the_demo_can_be_read_back_by_the_blocking_store(run, flights, event_store_config):
-    run("demo", "--file", flights, "--dsn", event_store_config.dsn)
+def test_the_demo_can_be_read_back_by_the_blocking_store(invoke, flights, event_store_config):
+    invoke("demo", "--file", flights, "--dsn", event_store_config.dsn)
     with SyncPostgresEventStore(event_store_config) as store:
         assert len(list(store.read_all())) == 4

@@ -22,11 +22,9 @@ import pytest
 from alembic import command
 from alembic.config import Config
 from sqlalchemy import create_engine
-from typer.testing import CliRunner
 
 import k1s0_event_store
 from k1s0_event_store import EventEnvelope, EventStoreError, PermissionDeniedError, StreamId
-from k1s0_event_store.cli import app
 from k1s0_event_store.postgres.schema import BASE, HEAD, current_revision, head_revision
 from k1s0_event_store.postgres.store import SyncPostgresEventStore
 from k1s0_event_store.testing.plugin import cloned_database
@@ -220,8 +218,7 @@ def shell_lines():
 
 
 @pytest.mark.parametrize("line", shell_lines())
-def test_a_documented_command_exists_and_works(line, event_store_dsn, empty_dsn, monkeypatch):
-    monkeypatch.delenv("K1S0_EVENT_STORE_SCHEMA", raising=False)
+def test_a_documented_command_exists_and_works(line, event_store_dsn, empty_dsn, invoke, monkeypatch):
     program, *arguments = shlex.split(line)
     if program == "export":
         assert arguments == ["K1S0_EVENT_STORE_DSN=postgresql://user:pass@localhost/k1s0"]
@@ -238,7 +235,7 @@ def test_a_documented_command_exists_and_works(line, event_store_dsn, empty_dsn,
         assert program == "k1s0-event-store"
         dsn = empty_dsn if "upgrade" in arguments else event_store_dsn
         monkeypatch.setenv("K1S0_EVENT_STORE_DSN", dsn)
-        assert CliRunner().invoke(app, arguments).exit_code == 0
+        assert invoke(*arguments).exit_code == 0
 
 
 def project():

@@ -7,7 +7,6 @@ from dataclasses import fields
 
 import pytest
 from rich.console import Console
-from typer.testing import CliRunner
 
 from k1s0_event_store import (
     EventEnvelope,
@@ -22,7 +21,6 @@ from k1s0_event_store import (
     SubscriptionRunner,
     SubscriptionStatus,
 )
-from k1s0_event_store.cli import app
 from k1s0_event_store.subscriptions_view import show_statuses
 from k1s0_event_store.testing.plugin import _execute
 
@@ -32,18 +30,9 @@ OF_A_NAME = [("pause",), ("resume",), ("reset", "--yes"), ("rebuild", "--yes"), 
 
 
 @pytest.fixture
-def invoke(monkeypatch):
-    """Run the command line 80 columns wide, without the DSN of this machine's environment."""
-    for name in ("K1S0_EVENT_STORE_DSN", "K1S0_EVENT_STORE_SCHEMA"):
-        monkeypatch.delenv(name, raising=False)
-    monkeypatch.setenv("COLUMNS", "80")
-    runner = CliRunner()
-    return lambda *arguments, **more: runner.invoke(app, ["subscriptions", *map(str, arguments)], **more)
-
-
-@pytest.fixture
 def run(invoke, event_store_dsn):
-    return lambda *arguments, **more: invoke(*arguments, "--dsn", event_store_dsn, **more)
+    """A command of the group, on the test's database."""
+    return lambda *arguments, **more: invoke("subscriptions", *arguments, "--dsn", event_store_dsn, **more)
 
 
 @pytest.fixture
@@ -420,7 +409,7 @@ def test_a_database_without_tables_says_how_to_make_them(run, event_store_dsn, c
 
 @pytest.mark.parametrize("command", [(), ("parked",), ("pause", "orders")])
 def test_an_unreachable_server_is_one_line_without_the_password(invoke, command):
-    failed = invoke(*command, "--dsn", f"postgresql://u:{HIDDEN}@127.0.0.1:1/x")
+    failed = invoke("subscriptions", *command, "--dsn", f"postgresql://u:{HIDDEN}@127.0.0.1:1/x")
     assert failed.exit_code == 1
     assert failed.stderr.startswith("error: ")
     assert failed.stderr.count("\n") == 1
@@ -429,21 +418,21 @@ def test_an_unreachable_server_is_one_line_without_the_password(invoke, command)
 
 def test_settings_come_from_the_environment(invoke, event_store_dsn):
     environment = {"K1S0_EVENT_STORE_DSN": event_store_dsn, "K1S0_EVENT_STORE_SCHEMA": "eventstore"}
-    assert invoke(env=environment).exit_code == 0
-    assert invoke("parked", env=environment).stdout == "no parked events\n"
+    assert invoke("subscriptions", env=environment).exit_code == 0
+    assert invoke("subscriptions", "parked", env=environment).stdout == "no parked events\n"
 
 
 @pytest.mark.parametrize(
     "arguments", [(), ("pause",), ("pause", "orders"), ("switch", "orders"), ("fly", "orders"), ("--fast",)]
 )
 def test_wrong_usage_has_exit_code_2(invoke, arguments):
-    assert invoke(*arguments).exit_code == 2
+    assert invoke("subscriptions", *arguments).exit_code == 2
 
 
 def test_options_before_the_command_are_refused_and_not_lost(invoke, event_store_dsn, on_store, status):
     on_store(of_two_streams(ORDERS))
     environment = {"K1S0_EVENT_STORE_DSN": event_store_dsn}
-    refused = invoke("--schema", "other", "pause", "orders", env=environment)
+    refused = invoke("subscriptions", "--schema", "other", "pause", "orders", env=environment)
     assert refused.exit_code == 2
     assert "--schema after the name of the command" in " ".join(refused.stderr.split())
     assert status("orders").partitions[0].state is PartitionState.WAITING

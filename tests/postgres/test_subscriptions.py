@@ -4,7 +4,6 @@ import asyncio
 import signal
 import subprocess
 import sys
-import time
 from pathlib import Path
 
 import pytest
@@ -27,6 +26,7 @@ from k1s0_event_store import (
     WaitTimeoutError,
 )
 from k1s0_event_store.testing.contract import new_events
+from k1s0_event_store.testing.runner_contract import eventually
 
 ORDER, OTHER = StreamId("order", "o-1"), StreamId("order", "o-2")
 SEEN = "INSERT INTO seen (stream, version) VALUES (:stream, :version)"
@@ -55,14 +55,6 @@ async def leased(storage, name="p", worker="w", seconds=30.0):
     await storage.register(name, 1, 1)
     (lease,) = await storage.beat(name, 1, worker, seconds)
     return lease
-
-
-async def eventually(condition, seconds=10.0):
-    deadline = time.monotonic() + seconds
-    while not (found := condition()):
-        assert time.monotonic() < deadline, "it did not happen"
-        await asyncio.sleep(0.01)
-    return found
 
 
 async def test_what_an_old_owner_wrote_is_rolled_back_with_its_checkpoint(

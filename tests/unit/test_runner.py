@@ -14,6 +14,7 @@ from k1s0_event_store import ConfigurationError, Cursor, EventEnvelope, FeedPage
 from k1s0_event_store.memory import InMemoryEventStore, InMemorySubscriptionStore
 from k1s0_event_store.runner import SubscriptionRunner
 from k1s0_event_store.subscription import FailurePolicy, PartitionState, Projection, Subscriber
+from k1s0_event_store.testing.runner_contract import eventually
 from k1s0_event_store.worker import PartitionWorker, Watch
 
 
@@ -64,13 +65,6 @@ def runner_of(store, storage, *subscriptions, **options):
 
 async def append(store, count=1):
     await store.append(ORDER, [EventEnvelope(ORDER, "Counted", {}) for _ in range(count)])
-
-
-async def eventually(check):
-    end = asyncio.get_running_loop().time() + 5
-    while not await check():
-        assert asyncio.get_running_loop().time() < end
-        await asyncio.sleep(0.002)
 
 
 async def is_stopped(storage):

@@ -194,17 +194,17 @@ def runner_of(
     return LimitedRunner(store, storage, subscriptions, **settings)
 
 
-async def eventually(check: Callable[[], Any], within: float = 10.0) -> None:
-    """Wait until `check` is true; it may be async."""
+async def eventually(check: Callable[[], Any], within: float = 10.0) -> Any:
+    """Wait until `check`, which may be async, gives something true; returns that."""
     end = asyncio.get_running_loop().time() + within
     while True:
         found = check()
         if asyncio.iscoroutine(found):
             found = await found
         if found:
-            return
+            return found
         assert asyncio.get_running_loop().time() < end, "it did not come so far"
-        await asyncio.sleep(0.002)
+        await asyncio.sleep(0.005)
 
 
 @contextlib.asynccontextmanager
