@@ -94,7 +94,7 @@ def test_the_root_exports_exactly_these_names():
 
 
 def test_the_testing_tools_are_exactly_these():
-    assert testing.__all__ == ["Call", "MockEventStore", "ProjectionScenario", "SyncMockEventStore"]
+    assert testing.__all__ == ["Call", "MockEventStore", "ProjectionScenario", "SyncMockEventStore", "given"]
 
 
 @pytest.mark.parametrize("package", [k1s0_event_store, testing], ids=lambda package: package.__name__)
