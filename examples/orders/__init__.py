@@ -1,0 +1,1 @@
+"""A small shop: orders as events, coupons as rows, and the demand for products as a projection."""
