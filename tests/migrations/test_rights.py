@@ -27,10 +27,14 @@ from k1s0_event_store import (
     SyncPostgresEventStore,
     SyncPostgresSnapshotStore,
 )
+from k1s0_event_store.keys import WrappingKeys
+from k1s0_event_store.postgres.keys import PostgresKeyStore
 from k1s0_event_store.postgres.schema import downgrade_database, upgrade_database
+from k1s0_event_store.testing.key_contract import KeyStoreContract
 from k1s0_event_store.testing.subscription_contract import SubscriptionStoreContract
 
 ORDER = StreamId("order", "o-1")
+WRAPPING = WrappingKeys({"2026": b"w" * 32}, current="2026")
 MakeRole = Callable[[str, str], str]
 _numbers = itertools.count(1)
 
@@ -47,6 +51,15 @@ SUBSCRIBER = """
 GRANT SELECT, INSERT, UPDATE, DELETE ON eventstore.subscriptions TO {role};
 GRANT SELECT, INSERT, UPDATE, DELETE ON eventstore.subscription_workers TO {role};
 GRANT SELECT, INSERT, UPDATE, DELETE ON eventstore.dead_letters TO {role};
+"""
+KEEPER = """
+GRANT SELECT, INSERT ON eventstore.personal_keys TO {role};
+"""
+FORGETTER = """
+GRANT DELETE ON eventstore.personal_keys TO {role};
+"""
+ROTATOR = """
+GRANT UPDATE (wrapping_key, secret) ON eventstore.personal_keys TO {role};
 """
 READER = """
 GRANT USAGE ON SCHEMA eventstore TO {role};
@@ -205,6 +218,8 @@ def test_the_documented_rights_are_enough_for_a_blocking_store(
         "UPDATE eventstore.cluster SET system_identifier = 1",
         "UPDATE eventstore.streams SET aggregate_id = 'other'",
         "UPDATE eventstore.streams SET created_at = now()",
+        "UPDATE eventstore.personal_keys SET subject = 'other'",
+        "TRUNCATE eventstore.personal_keys",
         "ALTER TABLE eventstore.events DISABLE TRIGGER ALL",
         "DROP TABLE eventstore.events",
         "CREATE TABLE eventstore.another (id int)",
@@ -215,7 +230,7 @@ def test_the_documented_rights_are_enough_for_a_blocking_store(
 def test_the_documented_rights_do_not_reach_further(
     event_store_dsn: str, make_role: MakeRole, make_engine: Callable[[str], Engine], change: str
 ) -> None:
-    dsn = make_role(event_store_dsn, WRITER + SUBSCRIBER)
+    dsn = make_role(event_store_dsn, WRITER + SUBSCRIBER + KEEPER + FORGETTER + ROTATOR)
     store = SyncPostgresEventStore(bind=make_engine(dsn))
     store.append(ORDER, [_event(1)])
     with psycopg.connect(dsn, autocommit=True) as connection, pytest.raises(errors.InsufficientPrivilege):
@@ -246,6 +261,39 @@ async def test_an_app_without_the_rights_of_subscriptions_cannot_run_them(
             await storage.register("totals", 1, 1)
         with pytest.raises(PermissionDeniedError):
             await storage.statuses()
+
+
+class TestTheDocumentedRightsAreEnoughForKeys(KeyStoreContract):
+    """Every call of a key store, as a role that has the rights for it and no others."""
+
+    @pytest_asyncio.fixture
+    async def keys(self, event_store_dsn: str, make_role: MakeRole) -> AsyncIterator[PostgresKeyStore]:
+        config = EventStoreConfig(dsn=make_role(event_store_dsn, WRITER + KEEPER + FORGETTER))
+        async with PostgresKeyStore(config, wrapping=WRAPPING) as keys:
+            yield keys
+
+
+async def test_an_app_that_encrypts_may_neither_forget_nor_rotate(
+    event_store_dsn: str, make_role: MakeRole
+) -> None:
+    config = EventStoreConfig(dsn=make_role(event_store_dsn, WRITER + KEEPER))
+    newer = WrappingKeys({**WRAPPING.keys, "new": b"n" * 32}, current="new")
+    async with PostgresKeyStore(config, wrapping=WRAPPING) as keys:
+        made = await keys.for_subjects(["ada"])
+        assert len(await keys.find([made["ada"].key_id])) == 1
+        with pytest.raises(PermissionDeniedError):
+            await keys.forget("ada")
+        with pytest.raises(PermissionDeniedError):
+            await PostgresKeyStore(bind=keys.bind, wrapping=newer).rotate()
+        assert await keys.for_subjects(["ada"]) == made
+
+
+async def test_the_documented_rights_are_enough_to_rotate(event_store_dsn: str, make_role: MakeRole) -> None:
+    config = EventStoreConfig(dsn=make_role(event_store_dsn, WRITER + KEEPER + ROTATOR))
+    newer = WrappingKeys({**WRAPPING.keys, "new": b"n" * 32}, current="new")
+    async with PostgresKeyStore(config, wrapping=WRAPPING) as keys:
+        await keys.for_subjects(["ada"])
+        assert await PostgresKeyStore(bind=keys.bind, wrapping=newer).rotate() == 1
 
 
 async def test_a_role_that_may_only_read_reads_and_is_refused_the_rest(

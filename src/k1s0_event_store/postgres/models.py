@@ -17,6 +17,7 @@ from sqlalchemy import (
     DateTime,
     Identity,
     Index,
+    LargeBinary,
     MetaData,
     PrimaryKeyConstraint,
     Text,
@@ -191,6 +192,22 @@ class DeadLetterRow(Base):
     attempts: Mapped[int] = mapped_column(BigInteger, server_default=text("0"))
     retry: Mapped[bool] = mapped_column(Boolean, server_default=text("false"))
     parked_at: Mapped[datetime] = mapped_column(DateTime(timezone=True), server_default=text("now()"))
+
+
+class PersonalKeyRow(Base):
+    """The key of a subject of personal data, encrypted with the wrapping key of this name."""
+
+    __tablename__ = "personal_keys"
+    __table_args__ = (
+        PrimaryKeyConstraint("key_id", name="pk_personal_keys"),
+        UniqueConstraint("subject", name="uq_personal_keys_subject"),
+    )
+
+    key_id: Mapped[UUID] = mapped_column(Uuid)
+    subject: Mapped[str] = mapped_column(Text)
+    wrapping_key: Mapped[str] = mapped_column(Text)
+    secret: Mapped[bytes] = mapped_column(LargeBinary)
+    created_at: Mapped[datetime] = mapped_column(DateTime(timezone=True), server_default=text("now()"))
 
 
 def metadata_for(schema: str = DEFAULT_SCHEMA) -> MetaData:

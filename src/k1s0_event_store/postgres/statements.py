@@ -243,7 +243,8 @@ _FRAGMENTS: Final = {
 }
 
 _TABLES: Final = (
-    "streams", "events", "snapshots", "cluster", "subscriptions", "subscription_workers", "dead_letters"
+    "streams", "events", "snapshots", "cluster", "subscriptions", "subscription_workers", "dead_letters",
+    "personal_keys",
 )  # fmt: skip
 
 SAVEPOINT: Final = statement("SAVEPOINT k1s0_event_store_lock")
