@@ -10,6 +10,7 @@
     │   ├── InvalidEventError        an event of the batch, by its index
     │   └── ConfigurationError       a setting, a DSN, an engine of the wrong kind
     ├── CorruptDataError             what is stored cannot be read back
+    ├── PersonalDataError            encrypted personal data was changed or moved
     ├── SchemaError                  the tables are missing, or not the ones this code expects
     ├── TransactionRequiredError     the call only makes sense inside a caller's transaction
     ├── ClusterChangedError          the database was restored into another cluster: rebase it
@@ -144,6 +145,24 @@ class ConfigurationError(InvalidInputError):
 
 class CorruptDataError(EventStoreError):
     """A stored payload, metadata or state cannot be decoded."""
+
+
+class PersonalDataError(EventStoreError):
+    """Encrypted personal data was changed, or moved here from another place.
+
+    `bound_to` names its event (or what a state was sealed for), `path` its place in the payload.
+    """
+
+    def __init__(self, bound_to: str, path: str, reason: str) -> None:
+        self.bound_to = bound_to
+        self.path = path
+        self.reason = reason
+        super().__init__(
+            f"personal data of {bound_to} at {path} cannot be read: {reason}; restore what was stored"
+        )
+
+    def __reduce__(self) -> tuple[object, ...]:
+        return type(self), (self.bound_to, self.path, self.reason)
 
 
 class SchemaError(EventStoreError):

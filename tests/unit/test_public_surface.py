@@ -47,6 +47,7 @@ PUBLIC = [
     "PartitionState",
     "PartitionStatus",
     "PermissionDeniedError",
+    "PersonalDataError",
     "PostgresEventStore",
     "PostgresSnapshotStore",
     "PostgresSubscriptionStore",
