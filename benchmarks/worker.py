@@ -2,7 +2,8 @@
 
 Usage: worker.py MODULE DSN. MODULE is an adapter in peers/ with setup, append, load and read_all,
 each async or blocking; for the comparison of projections also clear, rows, and project (and perhaps
-project_batch), which come back with the time at which the last row was committed.
+project_batch), which come back with the time at which the last row was committed; for aggregates make,
+transact and the other works named below, which answer with the number of the aggregate's lines.
 """
 
 import asyncio
@@ -24,6 +25,7 @@ PAYLOAD = {
 }
 LONG, SHORT = 5_000, 20
 PREPARED = LONG + SHORT
+AGGREGATES, AGGREGATE_SIZE = 20, 200
 
 
 class Work:
@@ -33,6 +35,7 @@ class Work:
         self.module = module
         self.runs = 0
         self.long = self.short = ""
+        self.aggregates = []
 
     async def call(self, function, *args):
         answer = getattr(self.module, function)(*args)
@@ -116,6 +119,29 @@ class Work:
         rows = await self.call("rows")
         assert rows == PREPARED
         return rows / (end - start)
+
+    async def transact(self):
+        return await self._with_aggregates("transact")
+
+    async def transact_cached(self):
+        return await self._with_aggregates("transact_cached")
+
+    async def load_raw(self):
+        return await self._with_aggregates("load_raw")
+
+    async def load_typed(self):
+        return await self._with_aggregates("load_typed")
+
+    async def _with_aggregates(self, how, times=5):
+        """Aggregates per second, one after the other; each has 200 events at first."""
+        if not self.aggregates:
+            self.aggregates = [self.stream("aggregate") for _ in range(AGGREGATES)]
+            for name in self.aggregates:
+                await self.call("make", name, AGGREGATE_SIZE)
+        start = time.perf_counter()
+        for name in self.aggregates * times:
+            assert await self.call(how, name) >= AGGREGATE_SIZE - 1
+        return AGGREGATES * times / (time.perf_counter() - start)
 
     async def read_all(self):
         start = time.perf_counter()

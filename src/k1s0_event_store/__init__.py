@@ -1,5 +1,16 @@
 """An event store inside your own PostgreSQL database and SQLAlchemy transaction."""
 
+from k1s0_event_store.aggregates.aggregate import Aggregate, AggregateRoot, Decider
+from k1s0_event_store.aggregates.cache import AggregateCache
+from k1s0_event_store.aggregates.repository import DeciderRepository, Repository
+from k1s0_event_store.aggregates.snapshot_policy import (
+    Saved,
+    SnapshotPolicy,
+    after,
+    every,
+    never,
+    slower_than,
+)
 from k1s0_event_store.config import EventStoreConfig
 from k1s0_event_store.delivery import Notice
 from k1s0_event_store.envelope import (
@@ -10,7 +21,11 @@ from k1s0_event_store.envelope import (
     StreamId,
     StreamState,
 )
+from k1s0_event_store.events.registry import EventRegistry
+from k1s0_event_store.events.typed import TypedEventStore
+from k1s0_event_store.events.upcasting import As
 from k1s0_event_store.exceptions import (
+    AggregateNotFoundError,
     AuthenticationError,
     ClusterChangedError,
     ConcurrencyError,
@@ -19,6 +34,7 @@ from k1s0_event_store.exceptions import (
     DatabaseError,
     DeadlockError,
     DuplicateEventError,
+    EventDecodeError,
     EventParkedError,
     EventStoreError,
     InvalidEventError,
@@ -28,6 +44,7 @@ from k1s0_event_store.exceptions import (
     OutcomeUnknownError,
     PermissionDeniedError,
     PersonalDataError,
+    RegistryError,
     SchemaError,
     StoreClosedError,
     StoreUnavailableError,
@@ -35,16 +52,22 @@ from k1s0_event_store.exceptions import (
     SubscriptionError,
     SubscriptionNotFoundError,
     TransactionRequiredError,
+    UnknownEventTypeError,
     WaitTimeoutError,
 )
 from k1s0_event_store.feed import AllEvents, Cursor, EventFilter, FeedPage, SyncAllEvents
+from k1s0_event_store.keys import DataKey, KeyStore, WrappingKeys
 from k1s0_event_store.memory import (
     InMemoryEventStore,
+    InMemoryKeyStore,
     InMemorySnapshotStore,
     InMemorySubscriptionStore,
     SyncInMemoryEventStore,
     SyncInMemorySnapshotStore,
 )
+from k1s0_event_store.metadata import caused_by, current_metadata, event_metadata
+from k1s0_event_store.personal import Personal
+from k1s0_event_store.postgres.keys import PostgresKeyStore
 from k1s0_event_store.postgres.snapshot import PostgresSnapshotStore, SyncPostgresSnapshotStore
 from k1s0_event_store.postgres.store import PostgresEventStore, SyncPostgresEventStore
 from k1s0_event_store.postgres.subscription import PostgresSubscriptionStore
@@ -57,6 +80,7 @@ from k1s0_event_store.subscription import (
     ParkedEvent,
     PartitionState,
     PartitionStatus,
+    ProcessManager,
     Progress,
     Projection,
     Subscriber,
@@ -68,19 +92,29 @@ from k1s0_event_store.subscription import (
 
 __all__ = [
     "STREAM_EXISTS",
+    "Aggregate",
+    "AggregateCache",
+    "AggregateNotFoundError",
+    "AggregateRoot",
     "AllEvents",
+    "As",
     "AuthenticationError",
     "ClusterChangedError",
     "ConcurrencyError",
     "ConfigurationError",
     "CorruptDataError",
     "Cursor",
+    "DataKey",
     "DatabaseError",
     "DeadlockError",
+    "Decider",
+    "DeciderRepository",
     "DuplicateEventError",
+    "EventDecodeError",
     "EventEnvelope",
     "EventFilter",
     "EventParkedError",
+    "EventRegistry",
     "EventStore",
     "EventStoreConfig",
     "EventStoreError",
@@ -89,10 +123,12 @@ __all__ = [
     "FailurePolicy",
     "FeedPage",
     "InMemoryEventStore",
+    "InMemoryKeyStore",
     "InMemorySnapshotStore",
     "InMemorySubscriptionStore",
     "InvalidEventError",
     "InvalidInputError",
+    "KeyStore",
     "Lease",
     "LeaseLostError",
     "LockTimeoutError",
@@ -102,15 +138,22 @@ __all__ = [
     "PartitionState",
     "PartitionStatus",
     "PermissionDeniedError",
+    "Personal",
     "PersonalDataError",
     "PostgresEventStore",
+    "PostgresKeyStore",
     "PostgresSnapshotStore",
     "PostgresSubscriptionStore",
+    "ProcessManager",
     "Progress",
     "Projection",
+    "RegistryError",
     "Replay",
+    "Repository",
+    "Saved",
     "SchemaError",
     "Snapshot",
+    "SnapshotPolicy",
     "SnapshotStore",
     "StoreClosedError",
     "StoreUnavailableError",
@@ -133,5 +176,15 @@ __all__ = [
     "SyncSnapshotStore",
     "Transaction",
     "TransactionRequiredError",
+    "TypedEventStore",
+    "UnknownEventTypeError",
     "WaitTimeoutError",
+    "WrappingKeys",
+    "after",
+    "caused_by",
+    "current_metadata",
+    "event_metadata",
+    "every",
+    "never",
+    "slower_than",
 ]

@@ -243,10 +243,11 @@ class Delivery:
 
     async def _run_handler(self, events: Sequence[EventEnvelope], *session: Any) -> None:
         handler = self._subscription.handler
+        is_new = self.lease.live and self.lease.replay_until is None
         try:
-            if events:
+            if events and (is_new or self._subscription.repeats):
                 await handler(events, *session)
-                if self.lease.live and self.lease.replay_until is None:
+                if is_new:
                     await handler.fire(events)
         except Exception as error:
             if self.is_transient(error):

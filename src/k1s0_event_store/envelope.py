@@ -204,3 +204,10 @@ def stored_envelope(fields: StoredFields) -> EventEnvelope:
     envelope = object.__new__(EventEnvelope)
     object.__setattr__(envelope, "__dict__", fields)
     return envelope
+
+
+def changed(envelope: EventEnvelope, **fields: Any) -> EventEnvelope:
+    """A copy of a stored envelope with other values, taken as they are."""
+    copy = object.__new__(EventEnvelope)
+    object.__setattr__(copy, "__dict__", {**envelope.__dict__, **fields})
+    return copy

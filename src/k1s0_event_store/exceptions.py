@@ -9,7 +9,11 @@
     ├── InvalidInputError            also a ValueError: a value that no store can take
     │   ├── InvalidEventError        an event of the batch, by its index
     │   └── ConfigurationError       a setting, a DSN, an engine of the wrong kind
+    │       └── RegistryError        event types or upcasters that contradict each other
     ├── CorruptDataError             what is stored cannot be read back
+    │   ├── EventDecodeError         a stored event does not fit its model
+    │   └── UnknownEventTypeError    a stored event is of a type, or a version of it, that nobody registered
+    ├── AggregateNotFoundError       there is no aggregate with this id
     ├── PersonalDataError            encrypted personal data was changed or moved
     ├── SchemaError                  the tables are missing, or not the ones this code expects
     ├── TransactionRequiredError     the call only makes sense inside a caller's transaction
@@ -143,8 +147,63 @@ class ConfigurationError(InvalidInputError):
     """A setting, a DSN or an engine that the store cannot work with."""
 
 
+class RegistryError(ConfigurationError):
+    """Event types, aliases or upcasters that contradict each other, or leave a gap."""
+
+
 class CorruptDataError(EventStoreError):
     """A stored payload, metadata or state cannot be decoded."""
+
+
+class EventDecodeError(CorruptDataError):
+    """A stored event does not fit its model, or an upcaster failed on it.
+
+    `fields` are the places in the payload that do not fit ("lines.0.price"), if they are known.
+    """
+
+    def __init__(
+        self, stream_id: StreamId, version: int, event_type: str, reason: str, fields: tuple[str, ...] = ()
+    ) -> None:
+        self.stream_id = stream_id
+        self.version = version
+        self.event_type = event_type
+        self.reason = reason
+        self.fields = fields
+        super().__init__(f"version {version} of {stream_id} cannot be read as {event_type!r}: {reason}")
+
+    def __reduce__(self) -> tuple[object, ...]:
+        return type(self), (self.stream_id, self.version, self.event_type, self.reason, self.fields)
+
+
+class UnknownEventTypeError(CorruptDataError):
+    """The type of a stored event is not registered, or only an earlier `schema_version` of it."""
+
+    def __init__(
+        self, stream_id: StreamId, version: int, event_type: str, schema_version: int | None = None
+    ) -> None:
+        self.stream_id = stream_id
+        self.version = version
+        self.event_type = event_type
+        self.schema_version = schema_version
+        which = "is" if schema_version is None else f"in schema version {schema_version} is"
+        super().__init__(
+            f"version {version} of {stream_id}: event type {event_type!r} {which} not registered; "
+            'register it, or read with unknown="skip" or "raw"'
+        )
+
+    def __reduce__(self) -> tuple[object, ...]:
+        return type(self), (self.stream_id, self.version, self.event_type, self.schema_version)
+
+
+class AggregateNotFoundError(EventStoreError):
+    """There is no aggregate with this id: its stream has no events (up to the version or time asked for)."""
+
+    def __init__(self, stream_id: StreamId) -> None:
+        self.stream_id = stream_id
+        super().__init__(f"there is no {stream_id.aggregate_type} {stream_id.aggregate_id!r}")
+
+    def __reduce__(self) -> tuple[object, ...]:
+        return type(self), (self.stream_id,)
 
 
 class PersonalDataError(EventStoreError):

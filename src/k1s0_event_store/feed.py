@@ -96,8 +96,8 @@ class FeedPage:
         self.more = more
         self.end = end
         self._make_events = make_events
-        self._cursor_at = cursor_at
-        self._mean_bytes = mean_bytes
+        self.cursor_at = cursor_at
+        self.mean_bytes = mean_bytes
 
     @cached_property
     def events(self) -> list[EventEnvelope]:
@@ -106,11 +106,11 @@ class FeedPage:
 
     def cursor_after(self, event: EventEnvelope) -> Cursor:
         """The place after one of the page's events."""
-        return self._cursor_at(event.position or 0)
+        return self.cursor_at(event.position or 0)
 
     def next_limit(self, largest: int = LARGEST_PAGE) -> int:
         """Events for the next page, so that it stays near 4 MB, judged by this one."""
-        return page_size(self._mean_bytes, largest)
+        return page_size(self.mean_bytes, largest)
 
 
 def page_size(mean_bytes: int, largest: int = LARGEST_PAGE) -> int:

@@ -105,6 +105,26 @@ class EventStore(AsyncClosing, ABC):
         No connection is held while the consumer works. Events appended meanwhile may be included.
         """
 
+    async def load_since_snapshot(
+        self,
+        stream_id: StreamId,
+        snapshots: SnapshotStore,
+        *,
+        schema_version: int | None = None,
+        max_version: int | None = None,
+        limit: int = LARGEST_PAGE,
+    ) -> tuple[Snapshot | None, list[EventEnvelope]]:
+        """What `snapshots.load_latest` answers, and the events from that version on, at most `limit`.
+
+        Without a snapshot the events begin with the first. One round trip where both stores share
+        their database; the two are read one after the other elsewhere.
+        """
+        snapshot = await snapshots.load_latest(
+            stream_id, schema_version=schema_version, max_version=max_version
+        )
+        first = 0 if snapshot is None else snapshot.version
+        return snapshot, await self.load(stream_id, first, max_version, limit=limit)
+
     @abstractmethod
     async def current_version(self, stream_id: StreamId) -> EventVersion:
         """Version of the last event, 0 if there is none."""
@@ -157,10 +177,10 @@ class EventStore(AsyncClosing, ABC):
         sees each event of the types that are wanted.
         """
         only = EventFilter.of(aggregate_types, event_types)
-        return AllEvents(partial(self.read_page, only=only), after, where, self._reads_ahead)
+        return AllEvents(partial(self.read_page, only=only), after, where, self.reads_ahead)
 
     @property
-    def _reads_ahead(self) -> bool:
+    def reads_ahead(self) -> bool:
         """True if a page may be read while another one is on its way."""
         return False
 
@@ -222,6 +242,20 @@ class SyncEventStore(SyncClosing, ABC):
         self, stream_id: StreamId, from_version: int = 0, to_version: int | None = None
     ) -> Iterator[EventEnvelope]:
         """See EventStore.stream."""
+
+    def load_since_snapshot(
+        self,
+        stream_id: StreamId,
+        snapshots: SyncSnapshotStore,
+        *,
+        schema_version: int | None = None,
+        max_version: int | None = None,
+        limit: int = LARGEST_PAGE,
+    ) -> tuple[Snapshot | None, list[EventEnvelope]]:
+        """See EventStore.load_since_snapshot."""
+        snapshot = snapshots.load_latest(stream_id, schema_version=schema_version, max_version=max_version)
+        first = 0 if snapshot is None else snapshot.version
+        return snapshot, self.load(stream_id, first, max_version, limit=limit)
 
     @abstractmethod
     def current_version(self, stream_id: StreamId) -> EventVersion:
@@ -303,8 +337,8 @@ class Span:
 
 def check_span(
     stream_id: object,
-    from_version: object,
-    to_version: object,
+    from_version: object = 0,
+    to_version: object = None,
     limit: object = None,
     backwards: bool = False,
 ) -> Span:

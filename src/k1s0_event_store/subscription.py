@@ -22,6 +22,7 @@ from k1s0_event_store.exceptions import (
     WaitTimeoutError,
 )
 from k1s0_event_store.feed import Cursor, EventFilter
+from k1s0_event_store.metadata import caused_by
 
 MAX_PARTITIONS: Final = 1024
 MOST_COUNTED: Final = 100_000
@@ -82,13 +83,15 @@ class Handler:
             await self.call(events, *session)
         else:
             for event in events:
-                await self.call(event, *session)
+                with caused_by(event):
+                    await self.call(event, *session)
 
     async def fire(self, events: Sequence[EventEnvelope]) -> None:
         """Call the side effect, if there is one, for each event."""
         if self.side_effect is not None:
             for event in events:
-                await self.side_effect(event)
+                with caused_by(event):
+                    await self.side_effect(event)
 
 
 class Subscription:
@@ -106,6 +109,9 @@ class Subscription:
     """
 
     transactional: ClassVar[bool]
+    repeats: ClassVar[bool] = True
+    """True if the handler is called again for events that were handled before a reset or a switch."""
+    default_attempts: ClassVar[int] = 3
 
     def __init__(
         self,
@@ -128,7 +134,7 @@ class Subscription:
         self.only = EventFilter.of(aggregate_types, event_types)
         self.where = where
         self.batch_size = _check_number(batch_size, "batch_size", 1, 10_000)
-        self.failure = FailurePolicy() if failure is None else failure
+        self.failure = FailurePolicy(attempts=self.default_attempts) if failure is None else failure
 
     def __repr__(self) -> str:
         return f"{type(self).__name__}({self.name!r}, version={self.version})"
@@ -147,6 +153,21 @@ class Projection(Subscription):
     """
 
     transactional = True
+
+
+class ProcessManager(Projection):
+    """`await handle(event, session)`: reacts to events, with effects exactly once.
+
+    What it appends `within(session)` and writes through `session` (an outbox, other tables) commits
+    with its checkpoint. Unlike a projection it is not called again for what was handled before a
+    `reset`, or by the version before: it moves on, and nothing is done twice.
+
+    Others may append to the same streams: after a ConcurrencyError all is rolled back and handled
+    again, which is an attempt of the policy (10 unless another one is given).
+    """
+
+    repeats = False
+    default_attempts = 10
 
 
 class Subscriber(Subscription):

@@ -30,6 +30,7 @@ from k1s0_event_store.postgres.store import SyncPostgresEventStore
 from k1s0_event_store.testing.plugin import cloned_database
 
 ROOT = Path(__file__).parents[2]
+BENCHMARKS = ("benchmark", "feed-benchmark", "aggregates-benchmark")
 PAGES = sorted([*ROOT.glob("*.md"), *ROOT.glob("docs/*.md")])
 BLOCK = re.compile(r"^```(\w*)\n(.*?)^```$", re.MULTILINE | re.DOTALL)
 FILE = re.compile(r"# (\S+\.(?:py|ini))\n")
@@ -283,9 +284,7 @@ def test_the_readme_names_every_extra_and_has_one_place_for_the_figures():
     text = read(ROOT / "README.md")
     for extra in project()["optional-dependencies"]:
         assert f"`{extra}`" in text
-    figures = [
-        f"<!-- {name}:{end} -->" for name in ("benchmark", "feed-benchmark") for end in ("begin", "end")
-    ]
+    figures = [f"<!-- {name}:{end} -->" for name in BENCHMARKS for end in ("begin", "end")]
     assert re.findall("<!-- .* -->", text) == figures
 
 
@@ -300,8 +299,8 @@ def test_the_page_on_architecture_is_short_and_its_files_exist():
 
 def test_every_room_of_the_package_is_in_the_drawings():
     drawings = "".join(b.text for b in blocks(ROOT / "ARCHITECTURE.md"))
-    for folder in ("src/k1s0_event_store", "src/k1s0_event_store/postgres"):
-        for path in (ROOT / folder).iterdir():
+    for room in ("", "postgres", "events", "aggregates"):
+        for path in (ROOT / "src/k1s0_event_store" / room).iterdir():
             if path.suffix == ".py" and path.name != "__init__.py":
                 assert path.name in drawings
 

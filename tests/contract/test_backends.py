@@ -52,6 +52,29 @@ class TestPostgres(EventStoreContract, RacingContract, SnapshotContract):
         return snapshot_store
 
 
+class TestPostgresOnOneEngine(SnapshotContract):
+    """Events and snapshots are read together there."""
+
+    @pytest.fixture
+    def store(self, event_store):
+        return event_store
+
+    @pytest.fixture
+    def snapshots(self, event_store):
+        return PostgresSnapshotStore(event_store.config, bind=event_store.bind)
+
+
+class TestSyncPostgresOnOneEngine(SnapshotContract):
+    @pytest.fixture
+    def store(self, sync_event_store):
+        return ThreadedEventStore(sync_event_store)
+
+    @pytest.fixture
+    def snapshots(self, sync_event_store):
+        store = SyncPostgresSnapshotStore(sync_event_store.config, bind=sync_event_store.bind)
+        return ThreadedSnapshotStore(store)
+
+
 class TestSyncPostgres(EventStoreContract, RacingContract, SnapshotContract):
     @pytest.fixture
     def store(self, sync_event_store):

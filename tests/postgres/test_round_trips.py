@@ -1,10 +1,22 @@
 """What the happy path costs on the wire."""
 
+from dataclasses import dataclass
+
 import pytest
 from sqlalchemy.ext.asyncio import AsyncSession
 from sqlalchemy.orm import Session
 
-from k1s0_event_store import STREAM_EXISTS, ConcurrencyError, StreamId
+from k1s0_event_store import (
+    STREAM_EXISTS,
+    AggregateCache,
+    AggregateRoot,
+    ConcurrencyError,
+    EventRegistry,
+    PostgresSnapshotStore,
+    Repository,
+    StreamId,
+    every,
+)
 from k1s0_event_store.testing.contract import new_events
 
 WARM, ORDER = StreamId("order", "warm"), StreamId("order", "o-1")
@@ -32,6 +44,46 @@ async def test_a_load_is_one_round_trip(proxy, proxied_store):
     before = proxy.round_trips
     assert len(await proxied_store.load(WARM)) == 4
     assert proxy.round_trips - before == 1
+
+
+async def test_a_snapshot_and_the_events_after_it_are_one_round_trip(proxy, proxied_store):
+    await warm_up(proxied_store)
+    snapshots = PostgresSnapshotStore(bind=proxied_store.bind)
+    await snapshots.save(WARM, 2, "state")
+    for _ in range(2):  # the first one prepares the statement
+        before = proxy.round_trips
+        snapshot, events = await proxied_store.load_since_snapshot(WARM, snapshots)
+        assert (snapshot.state, [event.version for event in events]) == ("state", [2, 3, 4])
+    assert proxy.round_trips - before == 1
+
+
+async def test_an_aggregate_is_loaded_in_one_round_trip_and_changed_in_one_more(proxy, proxied_store):
+    registry = EventRegistry()
+
+    @registry.register("counted")
+    @dataclass
+    class Counted:
+        by: int
+
+    @dataclass
+    class Counter(AggregateRoot):
+        aggregate_type = "counter"
+        value: int = 0
+
+        def apply(self, event):
+            self.value += event.by
+
+    snapshots = PostgresSnapshotStore(bind=proxied_store.bind)
+    options = [{"snapshots": snapshots, "snapshot": every(4)}, {"cache": AggregateCache()}]
+    for number, chosen in enumerate(options):
+        counters = Repository(proxied_store, registry, Counter, **chosen)
+        for _ in range(6):
+            before = proxy.round_trips
+            await counters.transact(f"c-{number}", lambda counter: counter.record(Counted(1)))
+        assert proxy.round_trips - before == 2
+        before = proxy.round_trips
+        assert (await counters.load(f"c-{number}")).value == 6
+        assert proxy.round_trips - before == 1
 
 
 async def test_a_conflict_is_two_round_trips(proxy, proxied_store):

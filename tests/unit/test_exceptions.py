@@ -11,6 +11,7 @@ import pytest
 import k1s0_event_store
 from k1s0_event_store import (
     STREAM_EXISTS,
+    AggregateNotFoundError,
     AuthenticationError,
     ClusterChangedError,
     ConcurrencyError,
@@ -19,6 +20,7 @@ from k1s0_event_store import (
     DatabaseError,
     DeadlockError,
     DuplicateEventError,
+    EventDecodeError,
     EventParkedError,
     EventStoreError,
     InvalidEventError,
@@ -28,6 +30,7 @@ from k1s0_event_store import (
     OutcomeUnknownError,
     PermissionDeniedError,
     PersonalDataError,
+    RegistryError,
     SchemaError,
     StoreClosedError,
     StoreUnavailableError,
@@ -36,6 +39,7 @@ from k1s0_event_store import (
     SubscriptionError,
     SubscriptionNotFoundError,
     TransactionRequiredError,
+    UnknownEventTypeError,
     WaitTimeoutError,
     exceptions,
 )
@@ -56,7 +60,18 @@ SPECIMENS = [
     (InvalidInputError("text"), {}),
     (InvalidEventError(ORDER, 3, "why"), {"stream_id": ORDER, "index": 3, "reason": "why"}),
     (ConfigurationError("text"), {}),
+    (RegistryError("text"), {}),
     (CorruptDataError("text"), {}),
+    (
+        EventDecodeError(ORDER, 4, "placed", "why", ("lines.0",)),
+        {"stream_id": ORDER, "version": 4, "event_type": "placed", "reason": "why", "fields": ("lines.0",)},
+    ),
+    (
+        UnknownEventTypeError(ORDER, 4, "placed", 2),
+        {"stream_id": ORDER, "version": 4, "event_type": "placed", "schema_version": 2},
+    ),
+    (UnknownEventTypeError(ORDER, 4, "placed"), {"schema_version": None}),
+    (AggregateNotFoundError(ORDER), {"stream_id": ORDER}),
     (
         PersonalDataError("event 1", "$.name", "why"),
         {"bound_to": "event 1", "path": "$.name", "reason": "why"},
@@ -133,6 +148,13 @@ def test_an_error_keeps_its_facts_and_words_in_another_process(error, facts, aga
         (LockTimeoutError(ORDER, None), "waited the server's lock_timeout"),
         (InvalidEventError(ORDER, 3, "why"), "Event 3 of the batch for stream order-o-1: why"),
         (PersonalDataError("event 1", "$.name", "why"), "data of event 1 at $.name cannot be read: why;"),
+        (
+            EventDecodeError(ORDER, 4, "placed", "why"),
+            "version 4 of order-o-1 cannot be read as 'placed': why",
+        ),
+        (UnknownEventTypeError(ORDER, 4, "placed"), "event type 'placed' is not registered; register it, or"),
+        (UnknownEventTypeError(ORDER, 4, "placed", 2), "'placed' in schema version 2 is not registered"),
+        (AggregateNotFoundError(ORDER), "there is no order 'o-1'"),
         (SchemaError("s", ("no a", "no b")), "no a; no b. Run `k1s0-event-store db upgrade`"),
         (ClusterChangedError(8, 7), "belongs to cluster 7, but this is cluster 8"),
         (ClusterChangedError(8, 7), "run `k1s0-event-store db rebase` once"),
@@ -156,5 +178,5 @@ def test_what_may_succeed_when_done_again_says_so():
 
 def test_bad_input_is_a_value_error_too():
     assert {cls for cls in CLASSES if issubclass(cls, ValueError)} == {
-        InvalidInputError, InvalidEventError, ConfigurationError,
+        InvalidInputError, InvalidEventError, ConfigurationError, RegistryError,
     }  # fmt: skip

@@ -51,6 +51,7 @@ class AsyncClient:
         self._sql = statements_for(config.schema, config.notify)
         self._runner: AsyncRunner = async_runner(config, bind)
         self._joined = False
+        self._session: AsyncJoin | None = None
         self._clusters: set[int] = set()
 
     def within(self, session: AsyncJoin) -> Self:
@@ -61,6 +62,7 @@ class AsyncClient:
         if not isinstance(self._runner, ClosedRunner):
             bound._runner = joined_async_runner(session, self.config.schema)
             bound._joined = True
+            bound._session = session
         return bound
 
     async def close(self) -> None:
@@ -68,6 +70,15 @@ class AsyncClient:
         self._runner = ClosedRunner()
         if self._own_engine is not None:
             await self._own_engine.dispose()
+
+    def _shares_tables_with(self, other: AsyncClient) -> bool:
+        """True if one statement can serve both, and sees what each would see."""
+        return (
+            self._session is other._session
+            and (self._session is not None or self.bind is other.bind)
+            and self.config.schema == other.config.schema
+            and not isinstance(other._runner, ClosedRunner)
+        )
 
     def _check_open(self) -> None:
         if isinstance(self._runner, ClosedRunner):
@@ -103,6 +114,7 @@ class SyncClient:
         self._sql = statements_for(config.schema, config.notify)
         self._runner: SyncRunner = sync_runner(config, bind)
         self._joined = False
+        self._session: SyncJoin | None = None
         self._clusters: set[int] = set()
 
     def within(self, session: SyncJoin) -> Self:
@@ -113,6 +125,7 @@ class SyncClient:
         if not isinstance(self._runner, SyncClosedRunner):
             bound._runner = joined_sync_runner(session, self.config.schema)
             bound._joined = True
+            bound._session = session
         return bound
 
     def close(self) -> None:
@@ -120,6 +133,15 @@ class SyncClient:
         self._runner = SyncClosedRunner()
         if self._own_engine is not None:
             self._own_engine.dispose()
+
+    def _shares_tables_with(self, other: SyncClient) -> bool:
+        """See AsyncClient._shares_tables_with."""
+        return (
+            self._session is other._session
+            and (self._session is not None or self.bind is other.bind)
+            and self.config.schema == other.config.schema
+            and not isinstance(other._runner, SyncClosedRunner)
+        )
 
     def validate(self) -> None:
         """See AsyncClient.validate."""

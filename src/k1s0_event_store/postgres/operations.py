@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import gc
 from collections.abc import Sequence
 from datetime import UTC
 from typing import Any
@@ -27,6 +26,7 @@ from k1s0_event_store.exceptions import (
     TransactionRequiredError,
 )
 from k1s0_event_store.feed import FIRST_PAGE, page_size
+from k1s0_event_store.garbage import CollectionPaused
 from k1s0_event_store.jsontext import decode
 from k1s0_event_store.outcome import first_answer, require
 from k1s0_event_store.postgres.connection import Rows, Steps
@@ -215,7 +215,7 @@ def _read_query(sql: Statements, stream_id: StreamId, span: Span) -> Query:
 
 def envelopes(stream_id: StreamId, rows: Rows) -> list[EventEnvelope]:
     """Envelopes of one stream's rows."""
-    with _NoCollection():
+    with CollectionPaused():
         return [_envelope(stream_id, row) for row in rows]
 
 
@@ -223,7 +223,7 @@ def feed_envelopes(rows: Rows) -> list[EventEnvelope]:
     """Envelopes of the rows that begin with "is wanted" and then name their streams."""
     stream_ids: dict[tuple[str, str], StreamId] = {}
     events = []
-    with _NoCollection():
+    with CollectionPaused():
         for wanted, aggregate_type, aggregate_id, *row in rows:
             if wanted:
                 key = aggregate_type, aggregate_id
@@ -232,18 +232,6 @@ def feed_envelopes(rows: Rows) -> list[EventEnvelope]:
                     stream_id = stream_ids[key] = StreamId(aggregate_type, aggregate_id)
                 events.append(_envelope(stream_id, row))
     return events
-
-
-class _NoCollection:
-    """No garbage collection inside: it would walk the growing list again and again, in vain."""
-
-    def __enter__(self) -> None:
-        self._was_on = gc.isenabled()
-        gc.disable()
-
-    def __exit__(self, *_exc: object) -> None:
-        if self._was_on:
-            gc.enable()
 
 
 def _envelope(stream_id: StreamId, row: Sequence[Any]) -> EventEnvelope:
@@ -291,3 +279,17 @@ def load_snapshot(
         return None
     version, state, taken_at, schema = rows[0]
     return Snapshot(stream_id, version, decode(state), taken_at.astimezone(UTC), schema)
+
+
+def load_since_snapshot(
+    sql: Statements, stream_id: StreamId, schema_version: int | None, max_version: int | None, limit: int
+) -> Steps[tuple[Snapshot | None, list[EventEnvelope]]]:
+    """The newest snapshot that may be used, and the events from its version on, or from the first."""
+    last = check_snapshot_query(stream_id, schema_version, max_version)
+    where = (stream_id.aggregate_type, stream_id.aggregate_id, last, schema_version, limit)
+    rows = yield Query(sql.read_since_snapshot, where)
+    if not rows or rows[0][0] is not None:
+        return None, envelopes(stream_id, rows)
+    _, state, _, _, taken_at, version, _, schema = rows[0]
+    snapshot = Snapshot(stream_id, version, decode(state), taken_at.astimezone(UTC), schema)
+    return snapshot, envelopes(stream_id, rows[1:])

@@ -234,6 +234,24 @@ WHERE aggregate_type = $1::text AND aggregate_id = $2::text AND version <= $3::b
   AND ($4::bigint IS NULL OR schema_version = $4::bigint)
 ORDER BY version DESC LIMIT 1"""
 
+# A snapshot (first, without an event type) and the events from it on, or from the beginning, in one
+# round trip. $3 the highest version, $4 the schema version (NULL: any), $5 the most events.
+_READ_SINCE_SNAPSHOT: Final = """
+WITH newest AS (
+    SELECT version, state, taken_at, schema_version FROM {snapshots}
+    WHERE aggregate_type = $1::text AND aggregate_id = $2::text AND version <= $3::bigint
+      AND ($4::bigint IS NULL OR schema_version = $4::bigint)
+    ORDER BY version DESC LIMIT 1
+)
+(SELECT NULL AS event_type, state::text, NULL AS metadata, NULL::uuid AS event_id, taken_at, version,
+        NULL::timestamptz AS recorded_at, schema_version::bigint
+ FROM newest)
+UNION ALL
+(SELECT {columns} FROM {events}
+ WHERE aggregate_type = $1::text AND aggregate_id = $2::text
+   AND version >= coalesce((SELECT version FROM newest), 0) AND version <= $3::bigint
+ ORDER BY version LIMIT $5::bigint)"""
+
 _FRAGMENTS: Final = {
     "{inserted}": _INSERTED,
     "{unless_taken}": _UNLESS_TAKEN,
@@ -284,6 +302,7 @@ class Statements:
         self.feed_floor = statement(_FLOOR, **names)
         self.save_snapshot = statement(_SAVE_SNAPSHOT, **names)
         self.load_snapshot = statement(_LOAD_SNAPSHOT, **names)
+        self.read_since_snapshot = statement(_READ_SINCE_SNAPSHOT, **names)
 
 
 @lru_cache(maxsize=64)

@@ -9,6 +9,8 @@ from k1s0_event_store.envelope import EventEnvelope, EventVersion, ExpectedVersi
 from k1s0_event_store.feed import EVERYTHING, LARGEST_PAGE, Cursor, EventFilter, FeedPage
 from k1s0_event_store.postgres import feed, operations
 from k1s0_event_store.postgres.client import AsyncClient, SyncClient
+from k1s0_event_store.postgres.snapshot import PostgresSnapshotStore, SyncPostgresSnapshotStore
+from k1s0_event_store.snapshot import Snapshot, SnapshotStore, SyncSnapshotStore
 from k1s0_event_store.store import EventStore, SyncEventStore, check_span
 
 
@@ -49,6 +51,23 @@ class PostgresEventStore(AsyncClient, EventStore):
             for event in operations.envelopes(stream_id, rows):
                 yield event
 
+    async def load_since_snapshot(
+        self,
+        stream_id: StreamId,
+        snapshots: SnapshotStore,
+        *,
+        schema_version: int | None = None,
+        max_version: int | None = None,
+        limit: int = LARGEST_PAGE,
+    ) -> tuple[Snapshot | None, list[EventEnvelope]]:
+        if not isinstance(snapshots, PostgresSnapshotStore) or not self._shares_tables_with(snapshots):
+            return await super().load_since_snapshot(
+                stream_id, snapshots, schema_version=schema_version, max_version=max_version, limit=limit
+            )
+        check_span(stream_id, limit=limit)
+        where = (stream_id, schema_version, max_version, limit)
+        return await self._run(operations.load_since_snapshot(self._sql, *where))
+
     async def current_version(self, stream_id: StreamId) -> EventVersion:
         return await self._run(operations.current_version(self._sql, stream_id))
 
@@ -69,7 +88,7 @@ class PostgresEventStore(AsyncClient, EventStore):
         return await self._run(feed.latest_cursor(self._sql))
 
     @property
-    def _reads_ahead(self) -> bool:
+    def reads_ahead(self) -> bool:
         # A caller's session does one thing at a time.
         return not self._joined
 
@@ -105,6 +124,23 @@ class SyncPostgresEventStore(SyncClient, SyncEventStore):
         first = operations.first_page(check_span(stream_id, from_version, to_version))
         for rows in self._pages(partial(operations.load_page, self._sql, stream_id), first):
             yield from operations.envelopes(stream_id, rows)
+
+    def load_since_snapshot(
+        self,
+        stream_id: StreamId,
+        snapshots: SyncSnapshotStore,
+        *,
+        schema_version: int | None = None,
+        max_version: int | None = None,
+        limit: int = LARGEST_PAGE,
+    ) -> tuple[Snapshot | None, list[EventEnvelope]]:
+        if not isinstance(snapshots, SyncPostgresSnapshotStore) or not self._shares_tables_with(snapshots):
+            return super().load_since_snapshot(
+                stream_id, snapshots, schema_version=schema_version, max_version=max_version, limit=limit
+            )
+        check_span(stream_id, limit=limit)
+        where = (stream_id, schema_version, max_version, limit)
+        return self._run(operations.load_since_snapshot(self._sql, *where))
 
     def current_version(self, stream_id: StreamId) -> EventVersion:
         return self._run(operations.current_version(self._sql, stream_id))

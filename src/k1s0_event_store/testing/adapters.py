@@ -50,6 +50,15 @@ class ThreadedEventStore(EventStore):
         async for event in _in_thread(self._store.stream(stream_id, from_version, to_version)):
             yield event
 
+    async def load_since_snapshot(
+        self, stream_id: StreamId, snapshots: SnapshotStore, **options: Any
+    ) -> tuple[Snapshot | None, list[EventEnvelope]]:
+        if not isinstance(snapshots, ThreadedSnapshotStore):
+            return await super().load_since_snapshot(stream_id, snapshots, **options)
+        return await asyncio.to_thread(
+            self._store.load_since_snapshot, stream_id, snapshots.blocking, **options
+        )
+
     async def current_version(self, stream_id: StreamId) -> EventVersion:
         return await asyncio.to_thread(self._store.current_version, stream_id)
 
@@ -77,26 +86,26 @@ class ThreadedSnapshotStore(SnapshotStore):
     """A SyncSnapshotStore whose calls run in threads."""
 
     def __init__(self, store: SyncSnapshotStore) -> None:
-        self._store = store
+        self.blocking = store
 
     @property
     def snapshot_interval(self) -> int:
-        return self._store.snapshot_interval
+        return self.blocking.snapshot_interval
 
     def within(self, session: Any) -> Self:
-        return type(self)(self._store.within(session))
+        return type(self)(self.blocking.within(session))
 
     async def close(self) -> None:
-        await asyncio.to_thread(self._store.close)
+        await asyncio.to_thread(self.blocking.close)
 
     async def save(self, stream_id: StreamId, version: int, state: Any, *, schema_version: int = 1) -> None:
-        await asyncio.to_thread(self._store.save, stream_id, version, state, schema_version=schema_version)
+        await asyncio.to_thread(self.blocking.save, stream_id, version, state, schema_version=schema_version)
 
     async def load_latest(
         self, stream_id: StreamId, *, schema_version: int | None = None, max_version: int | None = None
     ) -> Snapshot | None:
         return await asyncio.to_thread(
-            self._store.load_latest, stream_id, schema_version=schema_version, max_version=max_version
+            self.blocking.load_latest, stream_id, schema_version=schema_version, max_version=max_version
         )
 
 

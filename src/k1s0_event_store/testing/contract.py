@@ -795,6 +795,40 @@ class SnapshotContract:
         assert (full.state, full.version, full.snapshot_version) == (7260, 120, 0)
         assert (replayed.state, replayed.version, replayed.snapshot_version) == (7260, 120, 70)
 
+    async def test_a_snapshot_comes_with_the_events_from_it_on(
+        self, store: EventStore, snapshots: SnapshotStore
+    ) -> None:
+        await store.append(ORDER, new_events(ORDER, 12))
+        await snapshots.save(ORDER, 4, {"at": 4}, schema_version=1)
+        await snapshots.save(ORDER, 8, {"at": 8}, schema_version=2)
+        wanted: list[tuple[dict[str, Any], int | None, list[int]]] = [
+            ({}, 8, [8, 9, 10, 11, 12]),
+            ({"limit": 2}, 8, [8, 9]),
+            ({"schema_version": 1}, 4, [4, 5, 6, 7, 8, 9, 10, 11, 12]),
+            ({"max_version": 7}, 4, [4, 5, 6, 7]),
+            ({"max_version": 3}, None, [1, 2, 3]),
+            ({"schema_version": 3, "limit": 4}, None, [1, 2, 3, 4]),
+        ]
+        everything = await store.load(ORDER)
+        for options, version, versions in wanted:
+            snapshot, events = await store.load_since_snapshot(ORDER, snapshots, **options)
+            assert snapshot == (
+                None if version is None else await snapshots.load_latest(ORDER, max_version=version)
+            )
+            assert events == [everything[number - 1] for number in versions]
+
+    async def test_a_snapshot_comes_with_nothing_if_there_are_no_events(
+        self, store: EventStore, snapshots: SnapshotStore
+    ) -> None:
+        assert await store.load_since_snapshot(ORDER, snapshots) == (None, [])
+        await snapshots.save(ORDER, 5, "state")
+        snapshot, events = await store.load_since_snapshot(ORDER, snapshots)
+        assert (snapshot and snapshot.version, events) == (5, [])
+        nonsense: Any
+        for nonsense in ({"limit": -1}, {"max_version": "5"}, {"schema_version": 1.5}):
+            with pytest.raises(InvalidInputError):
+                await store.load_since_snapshot(ORDER, snapshots, **nonsense)
+
     async def test_replay_ignores_snapshots_of_another_layout_or_beyond_the_end(
         self, store: EventStore, snapshots: SnapshotStore
     ) -> None:

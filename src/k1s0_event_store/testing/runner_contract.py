@@ -13,13 +13,17 @@ import asyncio
 import contextlib
 from collections import Counter
 from collections.abc import AsyncIterator, Awaitable, Callable, Sequence
-from dataclasses import replace
+from dataclasses import dataclass, replace
+from itertools import pairwise
 from typing import Any, Protocol, cast
 
 import pytest
 
 from k1s0_event_store.delivery import Notice
 from k1s0_event_store.envelope import EventEnvelope, StreamId
+from k1s0_event_store.events.registry import EventRegistry
+from k1s0_event_store.events.typed import TypedEventStore
+from k1s0_event_store.events.upcasting import As
 from k1s0_event_store.exceptions import (
     ConfigurationError,
     LeaseLostError,
@@ -27,11 +31,13 @@ from k1s0_event_store.exceptions import (
     WaitTimeoutError,
 )
 from k1s0_event_store.feed import Cursor
+from k1s0_event_store.metadata import event_metadata
 from k1s0_event_store.runner import SubscriptionRunner
 from k1s0_event_store.store import EventStore
 from k1s0_event_store.subscription import (
     FailurePolicy,
     PartitionState,
+    ProcessManager,
     Projection,
     Subscriber,
     Subscription,
@@ -224,6 +230,27 @@ async def is_caught_up(storage: SubscriptionStore, version: int = 1) -> bool:
     return (await status_of(storage, version)).caught_up
 
 
+@dataclass
+class Billed:
+    """What handlers append in reaction to an event."""
+
+    n: int
+
+
+def bills(store: EventStore) -> TypedEventStore:
+    """A typed store for reactions. Stored "Both" are two of them today."""
+    events = EventRegistry()
+    events.register("Billed")(Billed)
+    events.upcast("Both", 1, into=["Billed"])(lambda old: [As("Billed", {"n": n}) for n in (1, 2)])
+    return TypedEventStore(store, events)
+
+
+def causes(event: EventEnvelope) -> dict[str, Any]:
+    """The metadata of reactions to the first event of a chain."""
+    return {"causation_id": str(event.event_id), "correlation_id": str(event.event_id)}
+
+
+BILL = StreamId("bill", "b-1")
 FAST = FailurePolicy(wait=0.001, longest_wait=0.01)
 KINDS: list[type[Subscription]] = [Projection, Subscriber]
 
@@ -1104,3 +1131,165 @@ class RunnerContract:
         assert {version for _, version in old.fired + new.fired} == set(range(1, last + 1))
         first = new.fired[0][1]
         assert new.fired == [(ORDER, n) for n in range(first, last + 1)]
+
+    # Reactions
+
+    async def test_what_a_handler_and_its_side_effect_append_names_its_cause(
+        self, store: EventStore, storage: SubscriptionStore
+    ) -> None:
+        first, second = await append(store, ORDER, 2)
+        typed = bills(store)
+        sent = StreamId("mail", "m-1")
+
+        class Billing:
+            async def handle(self, event: EventEnvelope, session: Any) -> None:
+                await typed.within(session).append(BILL, [Billed(event.version)])
+
+            async def side_effect(self, event: EventEnvelope) -> None:
+                with event_metadata(actor="mailer"):
+                    await typed.append(sent, [Billed(event.version)])
+
+        with event_metadata(correlation_id="of the process", host="h-1"):
+            await runner_of(
+                store, storage, Projection(NAME, Billing(), aggregate_types=["order"])
+            ).run_until_caught_up()
+        assert await storage.parked() == []
+        assert [bill.metadata for bill in await store.load(BILL)] == [
+            {"host": "h-1", **causes(event)} for event in (first, second)
+        ]
+        assert [mail.metadata for mail in await store.load(sent)] == [
+            {"host": "h-1", "actor": "mailer", **causes(event)} for event in (first, second)
+        ]
+
+    async def test_a_chain_of_reactions_keeps_its_correlation_and_who_began_it(
+        self, store: EventStore, storage: SubscriptionStore
+    ) -> None:
+        typed = bills(store)
+        begins = {"correlation_id": "request-1", "actor": "ann", "secret": "stays"}
+        await typed.append(BILL, [Billed(3)], metadata=begins)
+
+        async def go_on(event: EventEnvelope) -> None:
+            if event.payload.n:
+                await typed.append(StreamId("bill", f"b-{event.payload.n}"), [Billed(event.payload.n - 1)])
+
+        for _ in range(4):
+            await runner_of(store, storage, Subscriber(NAME, typed.handler(go_on))).run_until_caught_up()
+        chain = [event async for event in typed.read_all()]
+        assert [event.payload.n for event in chain] == [3, 2, 1, 0]
+        for cause, event in pairwise(chain):
+            assert event.metadata == {
+                "correlation_id": "request-1",
+                "actor": "ann",
+                "causation_id": str(cause.event_id),
+            }
+
+    async def test_the_cause_is_the_event_as_it_is_stored(
+        self, store: EventStore, storage: SubscriptionStore
+    ) -> None:
+        """Its parts have ids that nobody finds in the store."""
+        (both,) = await append(store, ORDER, 1, "Both")
+        typed, mails = bills(store), bills(store)
+        sent = StreamId("mail", "m-1")
+
+        class Billing:
+            async def handle(self, event: EventEnvelope) -> None:
+                await typed.append(BILL, [event.payload])
+
+            async def side_effect(self, event: EventEnvelope) -> None:
+                await mails.append(sent, [event.payload])
+
+        subscription = Subscriber(NAME, typed.handler(Billing()), aggregate_types=["order"])
+        await runner_of(store, storage, subscription).run_until_caught_up()
+        for stream_id in (BILL, sent):
+            reactions = await typed.load(stream_id)
+            assert [reaction.payload for reaction in reactions] == [Billed(1), Billed(2)]
+            assert [reaction.metadata for reaction in reactions] == [causes(both)] * 2
+
+    async def test_many_events_at_a_time_have_no_one_cause(
+        self, store: EventStore, storage: SubscriptionStore
+    ) -> None:
+        await append(store, ORDER, 3)
+        typed = bills(store)
+
+        class Billing:
+            async def handle_batch(self, events: Sequence[EventEnvelope], session: Any) -> None:
+                await typed.within(session).append(BILL, [Billed(event.version) for event in events])
+
+        await runner_of(
+            store, storage, Projection(NAME, Billing(), aggregate_types=["order"])
+        ).run_until_caught_up()
+        assert [bill.metadata for bill in await store.load(BILL)] == [{}, {}, {}]
+
+    # Process managers
+
+    async def test_a_process_manager_does_nothing_again_after_a_reset(
+        self, store: EventStore, storage: SubscriptionStore, ledger: Ledger
+    ) -> None:
+        await append(store, ORDER, 3)
+        firing = Firing(ledger)
+        manager = ProcessManager(NAME, firing, batch_size=2)
+        await runner_of(store, storage, manager).run_until_caught_up()
+        await storage.reset(NAME)
+        await append(store, ORDER, 2)
+        await runner_of(store, storage, manager).run_until_caught_up()
+        assert firing.calls == {(ORDER, n): 1 for n in range(1, 6)}
+        assert firing.fired == [(ORDER, n) for n in range(1, 6)]
+        assert await ledger.read() == keys_of(ORDER, 5)
+        assert await is_caught_up(storage)
+        await storage.reset(NAME, side_effects=True)
+        await runner_of(store, storage, manager).run_until_caught_up()
+        assert await ledger.read() == keys_of(ORDER, 5) * 2
+
+    async def test_a_new_version_of_a_process_manager_begins_where_the_live_one_ended(
+        self, store: EventStore, storage: SubscriptionStore, ledger: Ledger
+    ) -> None:
+        await append(store, ORDER, 3)
+        old, new = Firing(ledger), Firing(ledger)
+        before, after = ProcessManager(NAME, old), ProcessManager(NAME, new, version=2, batch_size=2)
+        await runner_of(store, storage, before).run_until_caught_up()
+        await runner_of(store, storage, after).run_until_caught_up()
+        await append(store, ORDER, 3)
+        await runner_of(store, storage, after).run_until_caught_up()
+        assert new.calls == {}
+        await runner_of(store, storage, before).run_until_caught_up()
+        await storage.switch(NAME, 2)
+        await append(store, ORDER, 3)
+        await runner_of(store, storage, before, after).run_until_caught_up()
+        assert old.calls == {(ORDER, n): 1 for n in range(1, 7)}
+        assert new.calls == {(ORDER, n): 1 for n in range(7, 10)}
+        assert old.fired + new.fired == [(ORDER, n) for n in range(1, 10)]
+        assert await ledger.read() == keys_of(ORDER, 9)
+
+    async def test_after_a_crash_a_process_manager_has_appended_everything_once(
+        self, store: EventStore, storage: SubscriptionStore, ledger: Ledger
+    ) -> None:
+        await append(store, ORDER, 4)
+        stuck = asyncio.Event()
+
+        async def handle(event: EventEnvelope, session: Any) -> None:
+            await ledger.write(session, key_of(event))
+            if event.version == 3 and not stuck.is_set():
+                stuck.set()
+                await asyncio.Event().wait()
+
+        manager = ProcessManager(NAME, handle, batch_size=2)
+        async with dying(runner_of(store, storage, manager)):
+            await stuck.wait()
+        assert await ledger.read() == keys_of(ORDER, 2)
+        await runner_of(store, storage, manager).run_until_caught_up()
+        assert await ledger.read() == keys_of(ORDER, 4)
+
+    async def test_what_a_process_manager_failed_on_is_handled_once_when_it_is_retried(
+        self, store: EventStore, storage: SubscriptionStore, ledger: Ledger
+    ) -> None:
+        await append(store, ORDER, 3)
+        recorder = Recorder(ledger)
+        recorder.reject = poison(ORDER, 2)
+        manager = ProcessManager(NAME, recorder, failure=FAST)
+        await runner_of(store, storage, manager).run_until_caught_up()
+        assert await ledger.read() == keys_of(ORDER, 1)
+        recorder.reject = lambda _event: None
+        for _ in range(2):
+            await storage.retry_parked(NAME)
+            await runner_of(store, storage, manager).run_until_caught_up()
+        assert await ledger.read() == keys_of(ORDER, 3)

@@ -1,0 +1,1 @@
+"""Aggregates: loaded from their events, deciding, saved."""

@@ -1,0 +1,1 @@
+"""Typed events: names and versions for classes, and what became of older ones."""
