@@ -7,20 +7,30 @@ An ignore proves that both refuse the line: each complains about one that it doe
 from __future__ import annotations
 
 import copy
-from collections.abc import AsyncIterator, Iterator, Mapping
+from collections.abc import AsyncIterator, Iterator, Mapping, Sequence
+from dataclasses import dataclass, field
 from datetime import datetime
-from typing import Any, assert_type
+from typing import Any, Literal, assert_type
 from uuid import UUID
 
+from pydantic import BaseModel
 from sqlalchemy import Connection, Engine
 from sqlalchemy.ext.asyncio import AsyncConnection, AsyncEngine, AsyncSession, async_sessionmaker
 from sqlalchemy.orm import Session, sessionmaker
+from typing_extensions import TypedDict
 
 from k1s0_event_store import (
     STREAM_EXISTS,
+    AggregateCache,
+    AggregateRoot,
     AllEvents,
+    As,
     ConcurrencyError,
+    Cursor,
+    Decider,
+    DeciderRepository,
     EventEnvelope,
+    EventRegistry,
     EventStore,
     EventStoreConfig,
     EventVersion,
@@ -29,8 +39,12 @@ from k1s0_event_store import (
     InMemorySnapshotStore,
     PostgresEventStore,
     PostgresSnapshotStore,
+    ProcessManager,
+    Projection,
     Replay,
+    Repository,
     Snapshot,
+    SnapshotPolicy,
     SnapshotStore,
     StreamId,
     SyncAllEvents,
@@ -39,6 +53,14 @@ from k1s0_event_store import (
     SyncPostgresEventStore,
     SyncPostgresSnapshotStore,
     SyncSnapshotStore,
+    TypedEventStore,
+    after,
+    caused_by,
+    current_metadata,
+    event_metadata,
+    every,
+    never,
+    slower_than,
 )
 from k1s0_event_store.testing import Call, MockEventStore, SyncMockEventStore
 
@@ -195,3 +217,191 @@ def mocks(event: EventEnvelope) -> None:
     blocking.fail_next("append", ValueError("any exception"), after_effect=True, skip=2)
     mock.fail_next("append", "down")  # type: ignore[arg-type]
     MockEventStore(SyncInMemoryEventStore())  # type: ignore[arg-type]
+
+
+events = EventRegistry()
+
+
+@events.register("order.placed", version=2, aliases=["order.created"])
+class OrderPlaced(BaseModel):
+    amount: int
+
+
+@events.register("order.shipped")
+@dataclass(frozen=True)
+class OrderShipped:
+    tracking: str
+
+
+@events.register("order.cancelled")
+class OrderCancelled(TypedDict):
+    type: Literal["order.cancelled"]
+    reason: str
+
+
+@events.upcast("order.placed", 1, into=["order.shipped"])
+def split(old: dict[str, Any]) -> list[As | dict[str, Any]]:
+    return [old, As("order.shipped", {"tracking": "?"})]
+
+
+@events.upcast("order.lost", 1, into=[])
+def dropped(old: Any) -> None:
+    return None
+
+
+def decorators_keep_what_they_decorate() -> None:
+    assert_type(OrderPlaced(amount=3), OrderPlaced)
+    assert_type(OrderPlaced(amount=3).amount, int)
+    assert_type(OrderShipped("T").tracking, str)
+    assert_type(OrderCancelled(type="order.cancelled", reason="late")["reason"], str)
+    assert_type(split({}), list[As | dict[str, Any]])
+    kind: type[OrderPlaced] = events.register("order.placed.too")(OrderPlaced)
+    assert_type(kind(amount=3), OrderPlaced)
+    OrderShipped(tracking=5)  # type: ignore[arg-type]
+    split([])  # type: ignore[arg-type]
+    events.register(OrderPlaced)  # type: ignore[arg-type]
+    events.register("order.paid", 2)  # type: ignore[call-arg]
+    events.register("order.paid")(OrderShipped("T"))  # type: ignore[type-var]
+    events.upcast("order.placed")  # type: ignore[call-arg]
+
+
+def registry(envelope: EventEnvelope) -> None:
+    assert_type(events.names_of(OrderPlaced, "order.shipped"), list[str])
+    assert_type(events.name_of(OrderPlaced), str)
+    assert_type(events.envelope(ORDER, OrderShipped("T"), {"actor": "ann"}), EventEnvelope)
+    assert_type(events.decode(envelope, "skip"), list[EventEnvelope])
+    events.decode(envelope, "ignore")  # type: ignore[arg-type]
+
+
+async def typed_store(store: EventStore) -> None:
+    typed = TypedEventStore(store, events, unknown="raw")
+    assert_type(typed.within(object()), TypedEventStore)
+    assert_type(await typed.append(ORDER, [OrderShipped("T")], 0, metadata={"actor": "ann"}), EventVersion)
+    assert_type(await typed.append(ORDER, (OrderShipped("T"),), STREAM_EXISTS), EventVersion)
+    assert_type(await typed.envelopes(ORDER, [OrderShipped("T")]), list[EventEnvelope])
+    assert_type(await typed.load(ORDER, 1, 5, limit=2, backwards=True), list[EventEnvelope])
+    assert_type(await typed.decode(await store.load(ORDER)), list[EventEnvelope])
+    async for event in typed.stream(ORDER, 1, 5):
+        assert_type(event, EventEnvelope)
+    async for stored, today in typed.decoded(ORDER):
+        assert_type(stored, EventEnvelope)
+        assert_type(today, list[EventEnvelope])
+    assert_type(await typed.replay(ORDER, apply, Total()), Replay[Total])
+    assert_type(typed.read_all(event_types=[OrderPlaced, "order.shipped"]), AllEvents)
+    assert_type(typed.read_all(where=lambda event: event.version > 1).cursor, Cursor | None)
+    TypedEventStore(store, events, unknown="ignore")  # type: ignore[arg-type]
+    TypedEventStore(store, "events")  # type: ignore[arg-type]
+    await typed.append(ORDER, [OrderShipped("T")], "any")  # type: ignore[arg-type]
+    await typed.append(ORDER, [OrderShipped("T")], 0, {})  # type: ignore[call-arg]
+    typed.read_all(event_types=OrderPlaced)  # type: ignore[arg-type]
+
+
+def typed_handlers(typed: TypedEventStore) -> None:
+    async def handle(event: EventEnvelope, session: AsyncSession) -> None: ...
+
+    async def handle_many(events: Sequence[EventEnvelope]) -> None: ...
+
+    Projection("totals", typed.handler(handle))
+    ProcessManager("billing", typed.handler(handle, types=[OrderPlaced]))
+    Projection("totals", typed.handler(handle_many, batch=True, types=["order.placed"]))
+    typed.handler(handle, types=OrderPlaced)  # type: ignore[arg-type]
+
+
+def metadata(event: EventEnvelope) -> None:
+    with event_metadata(actor="ann", tenant=None), caused_by(event):
+        assert_type(current_metadata(), dict[str, Any])
+    caused_by("event")  # type: ignore[arg-type]
+
+
+@dataclass
+class Order(AggregateRoot):
+    """An aggregate on our base."""
+
+    aggregate_type = "order"
+    lines: list[str] = field(default_factory=list)
+
+    def apply(self, event: object) -> None: ...
+
+
+class Cart:
+    """An aggregate of one's own, without a base."""
+
+    version: int
+    recorded: list[Any]
+
+    def __init__(self, id: str) -> None:
+        self._id = id
+        self.version = 0
+        self.recorded = []
+
+    @property
+    def id(self) -> str:
+        return self._id
+
+    def apply(self, event: Any) -> None: ...
+
+
+class Unversioned:
+    """No aggregate."""
+
+    def apply(self, event: Any) -> None: ...
+
+
+async def repositories(store: EventStore, snapshots: SnapshotStore, session: AsyncSession) -> None:
+    orders = Repository(
+        store,
+        events,
+        Order,
+        snapshots=snapshots,
+        snapshot=every(50) | after(OrderShipped) & slower_than(0.1),
+        cache=AggregateCache(),
+    )
+    assert_type(orders, Repository[Order])
+    assert_type(orders.within(session), Repository[Order])
+    assert_type(await orders.load("o-1"), Order)
+    assert_type((await orders.within(session).load("o-1", version=3)).lines, list[str])
+    assert_type(await orders.save(Order("o-1"), metadata={"actor": "ann"}), int)
+    assert_type(await orders.transact("o-1", lambda order: order.lines.append("a")), Order)
+    async with orders as entered:
+        assert_type(entered, Repository[Order])
+    assert_type(await Repository(store, events, Cart, aggregate_type="cart").load("c-1"), Cart)
+    assert_type(never(), SnapshotPolicy)
+    await orders.save(Cart("c-1"))  # type: ignore[arg-type]
+    await orders.transact("o-1", lambda order: order.ship())  # type: ignore[attr-defined]
+    await orders.load(5)  # type: ignore[arg-type]
+    Repository(store, events, Unversioned)  # type: ignore[type-var]
+    Repository(store, events, Order, snapshot=50)  # type: ignore[arg-type]
+    Repository(store, events, Order, retries=3)  # type: ignore[call-arg]
+
+
+@dataclass(frozen=True)
+class Ship:
+    """A command."""
+
+    tracking: str
+
+
+def initial() -> Total:
+    return Total()
+
+
+def evolve(total: Total, event: OrderPlaced | OrderShipped) -> Total:
+    return total
+
+
+def decide(command: Ship, total: Total) -> list[OrderShipped]:
+    return [OrderShipped(command.tracking)]
+
+
+async def deciders(store: EventStore, session: AsyncSession) -> None:
+    decider = Decider("order", initial, evolve, decide)
+    assert_type(decider, Decider[Total, Ship])
+    totals = DeciderRepository(store, events, decider)
+    assert_type(totals, DeciderRepository[Total, Ship])
+    assert_type(totals.within(session), DeciderRepository[Total, Ship])
+    assert_type(await totals.load("o-1"), Replay[Total])
+    assert_type((await totals.execute("o-1", Ship("T"))).state, Total)
+    assert_type(await totals.transact("o-1", lambda total: [OrderShipped("T")]), Replay[Total])
+    await totals.execute("o-1", OrderShipped("T"))  # type: ignore[arg-type]
+    await totals.transact("o-1", lambda total: total.value)  # type: ignore[arg-type, return-value]
+    Decider("order", initial, decide, evolve)  # type: ignore[arg-type, misc]
