@@ -54,8 +54,7 @@ def table(ours, peer, rounds, server):
     cost = ours.median("load_raw") / ours.median("load_typed")
     lines.append(f"| *times the peer* | {' | '.join(ratios)} | | {cost:.2f} of the time of JSON |")
     note = (
-        f"Medians of {rounds} rounds by `python benchmarks/aggregates.py`: {machine(server)} "
-        "one run count."
+        f"Medians of {rounds} rounds by `python benchmarks/aggregates.py`: {machine(server)} one run count."
     )
     return "\n".join([*lines, "", note])
 

@@ -1,4 +1,4 @@
-"""This library for the comparison of aggregates: typed events, a repository with snapshots every 50 events."""
+"""This library for the comparison of aggregates: typed events, a repository, a snapshot every 50 events."""
 
 from dataclasses import dataclass, field
 from decimal import Decimal

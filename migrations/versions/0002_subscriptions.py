@@ -32,6 +32,7 @@ UP = (
         replay_until text,
         handled bigint NOT NULL DEFAULT 0,
         live boolean NOT NULL DEFAULT false,
+        repeats boolean NOT NULL DEFAULT true,
         paused boolean NOT NULL DEFAULT false,
         token bigint NOT NULL DEFAULT 0,
         owner text,

@@ -116,7 +116,7 @@ class Delivery:
         """
         where = self._subscription.where
         events = page.events if where is None else [event for event in page.events if where(event)]
-        if not events:
+        if not events or (self._is_in_the_past and not self._subscription.repeats):
             await self._pass_by(page)
         elif self._subscription.transactional or self._subscription.handler.batch:
             await self._handle(events, page, page.cursor)
@@ -127,6 +127,11 @@ class Delivery:
         if not self._subscription.transactional and not page.more:
             await self.save()
         return len(events)
+
+    @property
+    def _is_in_the_past(self) -> bool:
+        """True for events that were handled (or parked) before a reset, or are by the live version."""
+        return not self.lease.live or self.lease.replay_until is not None
 
     async def save(self) -> None:
         """Save a checkpoint that was put off."""
@@ -158,7 +163,7 @@ class Delivery:
         return failure is None
 
     async def _pass_by(self, page: FeedPage) -> None:
-        """Nothing on the page is wanted: the checkpoint follows, but not for every page."""
+        """Nothing on the page is to be handled: the checkpoint follows, but not for every page."""
         self.cursor = page.cursor
         due = monotonic() - self._saved_at >= IDLE_CHECKPOINT_SECONDS
         if due or page.cursor == self.lease.replay_until:
@@ -243,11 +248,10 @@ class Delivery:
 
     async def _run_handler(self, events: Sequence[EventEnvelope], *session: Any) -> None:
         handler = self._subscription.handler
-        is_new = self.lease.live and self.lease.replay_until is None
         try:
-            if events and (is_new or self._subscription.repeats):
+            if events:
                 await handler(events, *session)
-                if is_new:
+                if not self._is_in_the_past:
                     await handler.fire(events)
         except Exception as error:
             if self.is_transient(error):

@@ -83,7 +83,7 @@ class _Group:
         runner, subscription = self._runner, self.subscription
         one = (subscription.name, subscription.version)
         if not self._registered:
-            await runner.storage.register(*one, subscription.partitions)
+            await runner.storage.register(*one, subscription.partitions, repeats=subscription.repeats)
             self._registered = True
         valid_until = monotonic() + runner.lease_seconds
         leases = {

@@ -337,8 +337,11 @@ class SubscriptionStore(AsyncClosing, ABC):
     """
 
     @abstractmethod
-    async def register(self, name: str, version: int, partitions: int) -> None:
+    async def register(self, name: str, version: int, partitions: int, *, repeats: bool = True) -> None:
         """Make the version's partitions where they are missing; a name's first version is live.
+
+        `repeats` is what the subscription says: whether it handles again what it has handled before
+        a reset, and so events that are parked then as well.
 
         Raises ConfigurationError if it exists with another number of partitions.
         """

@@ -911,7 +911,7 @@ class TestPostgres(RepositoryContract):
         {"unknown": "perhaps"},
         {"aggregate_type": ""},
     ],
-    ids=str,
+    ids=lambda options: next(iter(options)),
 )
 def test_settings_that_make_no_sense_are_refused(options):
     with pytest.raises(InvalidInputError):

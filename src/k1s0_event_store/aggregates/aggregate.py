@@ -28,6 +28,7 @@ class Aggregate(Protocol):
     @property
     def id(self) -> str:
         """The aggregate's id: with the aggregate type, the name of its stream."""
+        ...
 
     version: int
     recorded: list[Any]

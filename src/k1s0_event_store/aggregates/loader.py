@@ -107,7 +107,7 @@ class AggregateLoader(Generic[S]):
                 break
             if stored.version > begin.version:
                 state, last = self._evolved(state, events), stored
-                keys = keys.union(*map(keys_of, events))
+                keys = keys | keys_of(stored) if events else keys
         if not is_there:
             return None
         if last is None:

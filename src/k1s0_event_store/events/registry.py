@@ -25,6 +25,8 @@ from k1s0_event_store.personal import SEALING
 SCHEMA_VERSION: Final = "schema_version"
 """The key in the metadata."""
 
+_RESERVED: Final = frozenset({SCHEMA_VERSION, PERSONAL_KEYS})
+
 Unknown: TypeAlias = Literal["error", "skip", "raw"]
 """What to do with stored events that are not registered: refuse, leave out, or give as they are."""
 
@@ -64,8 +66,8 @@ class EventRegistry:
     def upcast(self, name: str, version: int, *, into: Iterable[str] | None = None) -> Callable[[U], U]:
         """Decorator: the function makes a payload of `version` one of the next version.
 
-        It gets JSON and may change it. It returns the new payload, None to leave the event out, or a
-        list of parts: payloads of its own type, and `As(...)` for those of other types, which `into`
+        It gets JSON and may change it. It returns the new payload; or a list of parts, none to leave the
+        event out: payloads of its own type, and `As(...)` for those of other types, which `into`
         declares. The parts share the place of the old event: its version, position and times.
 
         A type that is no longer registered ends with an upcaster that says `into` (may be empty).
@@ -217,7 +219,7 @@ class EventRegistry:
 
 def _marked(event_type: EventType, metadata: Mapping[str, Any]) -> Mapping[str, Any]:
     """`metadata` with the version of the payload."""
-    for name in (SCHEMA_VERSION, PERSONAL_KEYS):
+    for name in _RESERVED:
         if name in metadata:
             raise InvalidInputError(f"metadata {name!r} is set by the library; leave it out")
     return metadata if event_type.version == 1 else {**metadata, SCHEMA_VERSION: event_type.version}
@@ -232,6 +234,9 @@ def _loaded(envelope: EventEnvelope, event_type: EventType, payload: Any, number
         ) from error.__cause__
     if number:
         envelope = changed(envelope, event_id=uuid5(envelope.event_id, str(number)))
+    if not _RESERVED.isdisjoint(envelope.metadata):  # they tell how it is stored
+        metadata = {name: value for name, value in envelope.metadata.items() if name not in _RESERVED}
+        envelope = changed(envelope, metadata=metadata)
     return changed(envelope, event_type=event_type.name, payload=event)
 
 

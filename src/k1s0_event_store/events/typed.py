@@ -73,8 +73,8 @@ class TypedEventStore:
     ) -> EventVersion:
         """Append objects (or envelopes that hold them); see EventStore.append.
 
-        `metadata` is added to each event and wins over what flows by itself. Raises InvalidEventError
-        before anything is sent if one is not registered or does not fit its model.
+        `metadata` is added to each event and wins over what flows by itself; None takes a name away.
+        Raises InvalidEventError before anything is sent if one is not registered or does not fit its model.
         """
         envelopes = await self.envelopes(stream_id, events, metadata)
         return await self.store.append(stream_id, envelopes, expected_version)
@@ -89,6 +89,7 @@ class TypedEventStore:
         if metadata is not None and not isinstance(metadata, Mapping):
             raise InvalidInputError(f"metadata must be a mapping, not {type(metadata).__name__}")
         combined = {**current_metadata(), **(metadata or {})}
+        combined = {name: value for name, value in combined.items() if value is not None}
         made = []
         for index, event in enumerate(events):
             try:
@@ -151,8 +152,11 @@ class TypedEventStore:
     async def decoded_pairs(
         self, stored: Sequence[EventEnvelope]
     ) -> list[tuple[EventEnvelope, list[EventEnvelope]]]:
-        """Each of the stored events with what it is today."""
-        return list(zip(stored, await self._decode(stored), strict=True))
+        """Each of the stored events, its personal fields readable, with what it is today."""
+        opened = await unseal(self.sealer, stored)
+        decode, unknown = self.events.decode, self.unknown
+        with CollectionPaused():
+            return [(envelope, decode(envelope, unknown)) for envelope in opened]
 
     async def replay(
         self,
@@ -209,10 +213,7 @@ class TypedEventStore:
         return [*chain.from_iterable(await self._decode(envelopes))]
 
     async def _decode(self, envelopes: Sequence[EventEnvelope]) -> list[list[EventEnvelope]]:
-        envelopes = await unseal(self.sealer, envelopes)
-        decode, unknown = self.events.decode, self.unknown
-        with CollectionPaused():
-            return [decode(envelope, unknown) for envelope in envelopes]
+        return [parts for _, parts in await self.decoded_pairs(envelopes)]
 
     def _wanted(self, types: Types) -> frozenset[str]:
         if isinstance(types, str | type):

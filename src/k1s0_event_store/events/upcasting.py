@@ -89,6 +89,11 @@ class Upcasters:
                 # Not what the error says: it may quote the payload.
                 what = type(error).__name__
                 raise UpcastError(f"the upcaster of {name!r} from version {version} raised {what}") from error
+            if result is None and not step.is_end:
+                raise UpcastError(
+                    f"the upcaster of {name!r} from version {version} returned None: let it return the "
+                    "payload, or [] to leave the event out"
+                )
             version += 1
             if result is None or isinstance(result, list | tuple | As):
                 for part in _parts(result):

@@ -78,6 +78,7 @@ class _Generation:
     version: int
     live: bool
     partitions: list[_Partition]
+    repeats: bool = True
     paused: bool = False
     workers: dict[str, float] = field(default_factory=dict)
     parked: dict[tuple[StreamId, int], ParkedEvent] = field(default_factory=dict)
@@ -145,7 +146,7 @@ class InMemorySubscriptionStore(SubscriptionStore):
 
     # What a runner calls
 
-    async def register(self, name: str, version: int, partitions: int) -> None:
+    async def register(self, name: str, version: int, partitions: int, *, repeats: bool = True) -> None:
         live = self._live(name) is None
         new = _Generation(name, version, live, [_Partition() for _ in range(partitions)])
         known = self._generations.setdefault((name, version), new)
@@ -154,6 +155,7 @@ class InMemorySubscriptionStore(SubscriptionStore):
                 f"{name!r} version {version} has {len(known.partitions)} partitions, not {partitions}; "
                 "to change their number, raise the version"
             )
+        known.repeats = repeats
 
     async def beat(self, name: str, version: int, worker: str, seconds: float) -> Sequence[Lease]:
         async with self._lock:
@@ -298,7 +300,8 @@ class InMemorySubscriptionStore(SubscriptionStore):
             generation = self._find(name, version)
             for partition in generation.partitions:
                 partition.go_back_to(after, side_effects)
-            generation.forget_parked(generation.keys_of(None))
+            if generation.repeats or side_effects:
+                generation.forget_parked(generation.keys_of(None))
 
     async def switch(self, name: str, version: int, *, within: float = 10.0) -> None:
         new, old = self._find(name, version), self._find(name, None)

@@ -145,6 +145,8 @@ class SubscriptionRow(Base):
     replay_until: Mapped[str | None] = mapped_column(Text)
     handled: Mapped[int] = mapped_column(BigInteger, server_default=text("0"))
     live: Mapped[bool] = mapped_column(Boolean, server_default=text("false"))
+    # False: what was handled before a reset is not handled again.
+    repeats: Mapped[bool] = mapped_column(Boolean, server_default=text("true"))
     paused: Mapped[bool] = mapped_column(Boolean, server_default=text("false"))
     # Raised whenever the partition changes hands: who knows an older one cannot move the cursor.
     token: Mapped[int] = mapped_column(BigInteger, server_default=text("0"))

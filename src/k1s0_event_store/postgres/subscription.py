@@ -90,8 +90,8 @@ class PostgresSubscriptionStore(AsyncClient, SubscriptionStore):
     async def _run_in(self, transaction: Transaction, steps: Steps[T]) -> T:
         return await run_async(joined_async_runner(transaction.session, self.config.schema), steps)
 
-    async def register(self, name: str, version: int, partitions: int) -> None:
-        await self._run(operations.register(self._statements, name, version, partitions))
+    async def register(self, name: str, version: int, partitions: int, *, repeats: bool = True) -> None:
+        await self._run(operations.register(self._statements, name, version, partitions, repeats))
 
     async def beat(self, name: str, version: int, worker: str, seconds: float) -> Sequence[Lease]:
         who = (self._statements, name, version, worker, seconds)

@@ -33,7 +33,9 @@ from k1s0_event_store.subscription import (
 )
 
 
-def register(sql: SubscriptionStatements, name: str, version: int, partitions: int) -> Steps[None]:
+def register(
+    sql: SubscriptionStatements, name: str, version: int, partitions: int, repeats: bool
+) -> Steps[None]:
     """Make the partitions where there are none."""
     found = 0
     while not found:
@@ -46,6 +48,7 @@ def register(sql: SubscriptionStatements, name: str, version: int, partitions: i
             f"{name!r} version {version} has run with {found} partitions, not {partitions}: keep their "
             "number, or raise the version to begin anew"
         )
+    yield Query(sql.set_repeats, (name, version, repeats))
 
 
 @dataclass(frozen=True, slots=True)
@@ -269,7 +272,7 @@ def reset(
     for partition in (yield from _partitions(sql, name, version)):
         until = None if side_effects or _reaches(target, partition.handled) else partition.handled
         yield Query(sql.reset, (name, version, partition.number, target, until))
-    yield Query(sql.drop_all, (name, version))
+    yield Query(sql.drop_repeated, (name, version, side_effects))
 
 
 def _reaches(cursor: str | None, other: str | None) -> bool:

@@ -134,6 +134,15 @@ _RETRY: Final = "UPDATE {dead_letters} SET retry = true WHERE {of_stream} RETURN
 
 _DROP: Final = "DELETE FROM {dead_letters} WHERE {of_stream} RETURNING 1"
 
+_SET_REPEATS: Final = (
+    "UPDATE {subscriptions} SET repeats = $3::boolean WHERE {one} AND repeats <> $3::boolean"
+)
+
+# At a reset: parked events come again with the others, unless those are passed by.
+_DROP_REPEATED: Final = """
+DELETE FROM {dead_letters} WHERE {one}
+AND ($3::boolean OR EXISTS (SELECT FROM {subscriptions} WHERE {one} AND repeats))"""
+
 _DROP_ALL: Final = "DELETE FROM {dead_letters} WHERE {one}"
 
 _STATUS: Final = """
@@ -251,6 +260,8 @@ class SubscriptionStatements:
         self.parked = _made(_PARKED, names)
         self.retry = _made(_RETRY, names)
         self.drop = _made(_DROP, names)
+        self.set_repeats = _made(_SET_REPEATS, names)
+        self.drop_repeated = _made(_DROP_REPEATED, names)
         self.drop_all = _made(_DROP_ALL, names)
         self.status = _made(_STATUS, names)
         self.live = _made(_LIVE, names)

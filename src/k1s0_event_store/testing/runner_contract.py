@@ -1293,3 +1293,38 @@ class RunnerContract:
             await storage.retry_parked(NAME)
             await runner_of(store, storage, manager).run_until_caught_up()
         assert await ledger.read() == keys_of(ORDER, 3)
+
+    async def test_what_a_process_manager_failed_on_is_not_lost_by_a_reset(
+        self, store: EventStore, storage: SubscriptionStore, ledger: Ledger
+    ) -> None:
+        await append(store, ORDER, 3)
+        recorder = Recorder(ledger)
+        recorder.reject = poison(ORDER, 2)
+        manager = ProcessManager(NAME, recorder, failure=FAST)
+        await runner_of(store, storage, manager).run_until_caught_up()
+        recorder.reject = lambda _event: None
+        await storage.reset(NAME)
+        assert (await status_of(storage)).parked == 2
+        await append(store, ORDER, 1)
+        await runner_of(store, storage, manager).run_until_caught_up()
+        assert await ledger.read() == keys_of(ORDER, 1)
+        assert (await status_of(storage)).parked == 3
+        await storage.retry_parked(NAME)
+        await runner_of(store, storage, manager).run_until_caught_up()
+        assert await ledger.read() == keys_of(ORDER, 4)
+
+    async def test_what_an_old_version_of_a_process_manager_failed_on_can_be_retried_after_a_switch(
+        self, store: EventStore, storage: SubscriptionStore, ledger: Ledger
+    ) -> None:
+        await append(store, ORDER, 2)
+        recorder = Recorder(ledger)
+        recorder.reject = poison(ORDER, 2)
+        before = ProcessManager(NAME, recorder, failure=FAST)
+        after = ProcessManager(NAME, Recorder(ledger), version=2)
+        for manager in (before, after):
+            await runner_of(store, storage, manager).run_until_caught_up()
+        await storage.switch(NAME, 2)
+        recorder.reject = lambda _event: None
+        await storage.retry_parked(NAME, version=1)
+        await runner_of(store, storage, before, after).run_until_caught_up()
+        assert await ledger.read() == keys_of(ORDER, 2)

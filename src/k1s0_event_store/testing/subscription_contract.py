@@ -568,6 +568,19 @@ class SubscriptionStoreContract:
         lease = await lease_of(storage)
         assert (lease.cursor, lease.replay_until) == (None, second)
 
+    async def test_a_reset_keeps_what_is_parked_where_nothing_is_handled_again(
+        self, store: EventStore, storage: SubscriptionStore
+    ) -> None:
+        (place,) = await places(store, 1)
+        lease = await lease_of(storage)
+        await storage.register(NAME, 1, 1, repeats=False)
+        await storage.park(lease, await store.load(ORDER), "no", 3)
+        await storage.save(lease, Progress(place, 0))
+        await storage.reset(NAME)
+        assert (await status_of(storage)).parked == 1
+        await storage.reset(NAME, side_effects=True)
+        assert (await status_of(storage)).parked == 0
+
     async def test_a_reset_is_for_one_version(self, store: EventStore, storage: SubscriptionStore) -> None:
         (place,) = await places(store, 1)
         for version in (1, 2):
