@@ -27,6 +27,7 @@ from k1s0_event_store.events.upcasting import As
 from k1s0_event_store.exceptions import (
     AggregateNotFoundError,
     AuthenticationError,
+    BrokerUnavailableError,
     ClusterChangedError,
     ConcurrencyError,
     ConfigurationError,
@@ -41,9 +42,11 @@ from k1s0_event_store.exceptions import (
     InvalidInputError,
     LeaseLostError,
     LockTimeoutError,
+    MessageRefusedError,
     OutcomeUnknownError,
     PermissionDeniedError,
     PersonalDataError,
+    PublishError,
     RegistryError,
     SchemaError,
     StoreClosedError,
@@ -60,17 +63,23 @@ from k1s0_event_store.keys import DataKey, KeyStore, WrappingKeys
 from k1s0_event_store.memory import (
     InMemoryEventStore,
     InMemoryKeyStore,
+    InMemoryPublisher,
     InMemorySnapshotStore,
     InMemorySubscriptionStore,
     SyncInMemoryEventStore,
     SyncInMemorySnapshotStore,
 )
+from k1s0_event_store.message import Message
 from k1s0_event_store.metadata import caused_by, current_metadata, event_metadata
 from k1s0_event_store.personal import Personal
 from k1s0_event_store.postgres.keys import PostgresKeyStore
 from k1s0_event_store.postgres.snapshot import PostgresSnapshotStore, SyncPostgresSnapshotStore
 from k1s0_event_store.postgres.store import PostgresEventStore, SyncPostgresEventStore
 from k1s0_event_store.postgres.subscription import PostgresSubscriptionStore
+from k1s0_event_store.publisher import Publisher
+from k1s0_event_store.relay.cloud_events import CloudEvents
+from k1s0_event_store.relay.outbox_rows import debezium_row, message_row, service_row
+from k1s0_event_store.relay.relay import Relay
 from k1s0_event_store.runner import SubscriptionRunner
 from k1s0_event_store.snapshot import Snapshot, SnapshotStore, SyncSnapshotStore
 from k1s0_event_store.store import EventStore, Replay, SyncEventStore
@@ -99,6 +108,8 @@ __all__ = [
     "AllEvents",
     "As",
     "AuthenticationError",
+    "BrokerUnavailableError",
+    "CloudEvents",
     "ClusterChangedError",
     "ConcurrencyError",
     "ConfigurationError",
@@ -124,6 +135,7 @@ __all__ = [
     "FeedPage",
     "InMemoryEventStore",
     "InMemoryKeyStore",
+    "InMemoryPublisher",
     "InMemorySnapshotStore",
     "InMemorySubscriptionStore",
     "InvalidEventError",
@@ -132,6 +144,8 @@ __all__ = [
     "Lease",
     "LeaseLostError",
     "LockTimeoutError",
+    "Message",
+    "MessageRefusedError",
     "Notice",
     "OutcomeUnknownError",
     "ParkedEvent",
@@ -147,7 +161,10 @@ __all__ = [
     "ProcessManager",
     "Progress",
     "Projection",
+    "PublishError",
+    "Publisher",
     "RegistryError",
+    "Relay",
     "Replay",
     "Repository",
     "Saved",
@@ -183,8 +200,11 @@ __all__ = [
     "after",
     "caused_by",
     "current_metadata",
+    "debezium_row",
     "event_metadata",
     "every",
+    "message_row",
     "never",
+    "service_row",
     "slower_than",
 ]

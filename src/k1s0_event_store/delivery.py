@@ -6,14 +6,17 @@ import logging
 from collections.abc import AsyncIterator, Awaitable, Callable, Sequence
 from contextlib import asynccontextmanager
 from dataclasses import dataclass, replace
+from itertools import chain
+from random import uniform
 from time import monotonic
-from typing import Any, Final
+from typing import Any, Final, Never
 
 from tenacity import AsyncRetrying, retry_if_exception, stop_after_attempt, wait_random_exponential
 
 from k1s0_event_store.envelope import EventEnvelope, StreamId
 from k1s0_event_store.exceptions import LeaseLostError
 from k1s0_event_store.feed import Cursor, FeedPage
+from k1s0_event_store.lanes import Failure, in_lanes
 from k1s0_event_store.store import EventStore
 from k1s0_event_store.subscription import (
     Lease,
@@ -87,6 +90,8 @@ class Delivery:
         self._notify = notify
         self._parked: set[StreamId] = set()
         self._knows_parked = False
+        self._done: set[int | None] = set()
+        """Positions after the cursor that were handled, while others of their page were not."""
         self._unsaved = 0
         self._saved_at = monotonic()
 
@@ -118,6 +123,8 @@ class Delivery:
         events = page.events if where is None else [event for event in page.events if where(event)]
         if not events or (self._is_in_the_past and not self._subscription.repeats):
             await self._pass_by(page)
+        elif self._subscription.concurrency > 1:
+            await self._handle_in_lanes(events, page.cursor)
         elif self._subscription.transactional or self._subscription.handler.batch:
             await self._handle(events, page, page.cursor)
         else:
@@ -155,7 +162,7 @@ class Delivery:
         async def done(transaction: Transaction | None) -> None:
             await self._storage.unpark(self.lease, stream_id, version, transaction)
 
-        failure = await self._failure_of([event], done, attempts=True)
+        failure = await self._failure_of([event], done, attempts=self._subscription.failure.attempts)
         if failure is not None:
             attempts = parked.attempts + self._subscription.failure.attempts
             await self._storage.park(self.lease, [event], describe(failure), attempts)
@@ -182,32 +189,69 @@ class Delivery:
                 await self._save(self._progress(cursor), transaction)
 
         started = monotonic()
-        failure = await self._failure_of(free, done, attempts=len(events) == 1)
+        attempts = self._subscription.failure.attempts if len(events) == 1 else 1
+        failure = await self._failure_of(free, done, attempts)
         if failure is None:
             self.report("handled", len(free), seconds=monotonic() - started)
         elif len(events) == 1:
-            await self._give_up(events[0], cursor, failure)
+            await self._give_up([Failure(events[0], failure, ())], (), cursor)
         else:
             middle = len(events) // 2
             await self._handle(events[:middle], page, page.cursor_after(events[middle - 1]))
             await self._handle(events[middle:], page, cursor)
 
-    async def _failure_of(
-        self, events: Sequence[EventEnvelope], done: Done, attempts: bool
-    ) -> Exception | None:
-        """Handle events, with the policy's `attempts` or once; returns what the handler raised in the end."""
+    async def _handle_in_lanes(self, events: Sequence[EventEnvelope], cursor: Cursor) -> None:
+        """Handle events that end at `cursor`, those of different streams at the same time."""
+        started = monotonic()
+        queues: dict[StreamId, list[EventEnvelope]] = {}
+        held = [event for event in events if event.stream_id in self._parked]
+        for event in events:
+            if event.stream_id not in self._parked and event.position not in self._done:
+                queues.setdefault(event.stream_id, []).append(event)
+        failures = await in_lanes(queues.values(), self._handle_alone, self._subscription.concurrency)
+        held += chain.from_iterable(failure.rest for failure in failures)
+        handled = len(self._done)
+        if failures or held:
+            await self._give_up(failures, held, cursor, handled)
+        else:
+            self.cursor, self._unsaved = cursor, self._unsaved + handled
+            if self._is_due():
+                await self._save(self._progress(cursor))
+        self._done.clear()
+        self.report("handled", handled, seconds=monotonic() - started)
+
+    async def _handle_alone(self, event: EventEnvelope) -> Exception | None:
+        """Handle one event, as often as the policy says; returns what the handler raised in the end."""
+        policy = self._subscription.failure
         try:
-            await (self._attempt if attempts else self._call)(events, done)
+            await self._run_handler([event])
+        except _HandlerError as failure:
+            if policy.attempts == 1:
+                return failure.error
+            self.report("retried", 1)
+            await self._sleep(uniform(0, policy.wait))  # noqa: S311 - a jitter is no secret
+            error = await self._failure_of([event], _nothing, attempts=policy.attempts - 1)
+            if error is not None:
+                return error
+        self._done.add(event.position)
+        return None
+
+    async def _failure_of(
+        self, events: Sequence[EventEnvelope], done: Done, attempts: int
+    ) -> Exception | None:
+        """Handle events, so many times at most; returns what the handler raised in the end."""
+        try:
+            await (self._call(events, done) if attempts == 1 else self._attempt(events, done, attempts))
         except _HandlerError as failure:
             return failure.error
         return None
 
-    async def _attempt(self, events: Sequence[EventEnvelope], done: Done) -> None:
-        """`_call`, as often as the policy says."""
+    async def _attempt(self, events: Sequence[EventEnvelope], done: Done, attempts: int) -> None:
+        """`_call`, again and again, waiting as the policy says."""
         policy = self._subscription.failure
         retrying = AsyncRetrying(
             sleep=self._sleep,
-            stop=stop_after_attempt(policy.attempts),
+            stop=stop_after_attempt(attempts),
             wait=wait_random_exponential(multiplier=policy.wait, max=policy.longest_wait),
             retry=retry_if_exception(lambda error: isinstance(error, _HandlerError)),
             before_sleep=lambda state: self.report("retried", len(events)),
@@ -267,22 +311,36 @@ class Delivery:
             logger.exception("%s: the policy's is_transient failed", self.lease)
             return False
 
-    async def _give_up(self, event: EventEnvelope, cursor: Cursor, error: Exception) -> None:
-        """The policy's attempts are used up: park the event and go on, or stop."""
+    async def _give_up(
+        self,
+        failures: Sequence[Failure[EventEnvelope]],
+        held: Sequence[EventEnvelope],
+        cursor: Cursor,
+        handled: int = 0,
+    ) -> None:
+        """The policy's attempts are used up: park what failed, and `held` unhandled, and go on; or stop."""
         policy = self._subscription.failure
-        what = f"version {event.version} of {event.stream_id} ({event.event_type})"
-        if not policy.park:
-            await self._storage.fail(self.lease, f"{what}: {describe(error)}", stop=True)
-            self.report("stopped", 1, error)
-            logger.error("%s stops at %s", self.lease, what, exc_info=error)
-            raise StoppedError(what) from error
+        if failures and not policy.park:
+            await self._stop_at(min(failures, key=lambda failure: failure.item.position or 0))
         async with self._transaction() as transaction:
-            await self._storage.park(self.lease, [event], describe(error), policy.attempts, transaction)
-            self.cursor = cursor
+            for failure in failures:
+                error = describe(failure.error)
+                await self._storage.park(self.lease, [failure.item], error, policy.attempts, transaction)
+            if held:
+                await self._storage.park(self.lease, held, None, 0, transaction)
+            self.cursor, self._unsaved = cursor, self._unsaved + handled
             await self._save(self._progress(cursor), transaction)
-        self._parked.add(event.stream_id)
-        self.report("parked", 1, error)
-        logger.error("%s parked %s", self.lease, what, exc_info=error)
+        for failure in failures:
+            self._parked.add(failure.item.stream_id)
+            self.report("parked", 1, failure.error)
+            logger.error("%s parked %s", self.lease, _named(failure.item), exc_info=failure.error)
+
+    async def _stop_at(self, failure: Failure[EventEnvelope]) -> Never:
+        what, error = _named(failure.item), failure.error
+        await self._storage.fail(self.lease, f"{what}: {describe(error)}", stop=True)
+        self.report("stopped", 1, error)
+        logger.error("%s stops at %s", self.lease, what, exc_info=error)
+        raise StoppedError(what) from error
 
     def _is_due(self) -> bool:
         subscription = self._subscription
@@ -307,6 +365,14 @@ class Delivery:
         """Tell what the partition did, for metrics and alarms."""
         lease = self.lease
         self._notify(Notice(kind, lease.name, lease.version, lease.partition, events, seconds, error))
+
+
+def _named(event: EventEnvelope) -> str:
+    return f"version {event.version} of {event.stream_id} ({event.event_type})"
+
+
+async def _nothing(_transaction: Transaction | None) -> None:
+    """What is done after a handler whose checkpoint comes later."""
 
 
 def describe(error: BaseException) -> str:

@@ -23,6 +23,9 @@
     │   ├── LeaseLostError           another process holds the partition now
     │   ├── WaitTimeoutError         the subscription has not come so far within the time limit
     │   └── EventParkedError         the event was parked after its handler failed
+    ├── PublishError                 a message could not be published
+    │   ├── BrokerUnavailableError       no answer: the message may be there, or not
+    │   └── MessageRefusedError          the broker will not take this message
     ├── StoreClosedError             close() was called before
     ├── OutcomeUnknownError          the connection broke while an append was under way
     ├── StoreUnavailableError        no connection to the server
@@ -323,6 +326,20 @@ class EventParkedError(SubscriptionError):
 
     def __reduce__(self) -> tuple[object, ...]:
         return type(self), (self.name, self.stream_id, self.version)
+
+
+class PublishError(EventStoreError):
+    """A message could not be published."""
+
+
+class BrokerUnavailableError(PublishError):
+    """The broker cannot be reached, or has not acknowledged in time; the message may be there, or not."""
+
+    retryable = True
+
+
+class MessageRefusedError(PublishError):
+    """The broker will not take this message: too large, or its topic is missing or forbidden."""
 
 
 class StoreClosedError(EventStoreError):

@@ -36,6 +36,7 @@ from k1s0_event_store.feed import (
     SyncAllEvents,
     Where,
 )
+from k1s0_event_store.message import Message, events_by_key
 from k1s0_event_store.snapshot import Snapshot, SnapshotStore, SyncSnapshotStore
 
 S = TypeVar("S")
@@ -142,6 +143,16 @@ class EventStore(AsyncClosing, ABC):
         Raises LockTimeoutError (a given limit leaves the transaction usable), and
         TransactionRequiredError outside `within`.
         """
+
+    async def enqueue(self, *messages: Message) -> None:
+        """Keep messages that are no events until a Relay publishes them; `within` it is the caller's commit.
+
+        Those of one key stay in order. They are events of their own (see message.py), so a message with
+        the same id again is kept once. Raises DuplicateEventError if that id was used with another
+        message of the key before it, InvalidInputError.
+        """
+        for key, events in events_by_key(messages).items():
+            await self.append(key, events)
 
     @abstractmethod
     async def read_page(
@@ -268,6 +279,11 @@ class SyncEventStore(SyncClosing, ABC):
     @abstractmethod
     def lock(self, stream_id: StreamId, wait: float | None = None) -> EventVersion:
         """See EventStore.lock."""
+
+    def enqueue(self, *messages: Message) -> None:
+        """See EventStore.enqueue."""
+        for key, events in events_by_key(messages).items():
+            self.append(key, events)
 
     @abstractmethod
     def read_page(

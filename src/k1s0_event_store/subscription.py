@@ -109,6 +109,7 @@ class Subscription:
     """
 
     transactional: ClassVar[bool]
+    concurrency: int = 1
     repeats: ClassVar[bool] = True
     """True if the handler is called again for events that were handled before a reset or a switch."""
     default_attempts: ClassVar[int] = 3
@@ -174,7 +175,8 @@ class Subscriber(Subscription):
     """`await handle(event)`: at least once. The checkpoint is saved after the handler, now and then.
 
     It is saved every `checkpoint_every` events, after `checkpoint_seconds`, when caught up, and at the
-    end; after a crash the events since then come again.
+    end; after a crash the events since then come again. `concurrency`: events of so many streams are
+    handled at the same time, those of one stream one after the other.
     """
 
     transactional = False
@@ -186,9 +188,13 @@ class Subscriber(Subscription):
         *,
         checkpoint_every: int = 100,
         checkpoint_seconds: float = 1.0,
+        concurrency: int = 1,
         **options: Any,
     ) -> None:
         super().__init__(name, handler, **options)
+        self.concurrency = _check_number(concurrency, "concurrency", 1, 10_000)
+        if self.handler.batch and self.concurrency > 1:
+            raise ConfigurationError("a handler for many events per call has no concurrency: leave it out")
         self.checkpoint_every = _check_number(checkpoint_every, "checkpoint_every", 1, 1_000_000)
         self.checkpoint_seconds = _check_seconds(checkpoint_seconds, "checkpoint_seconds")
 

@@ -299,7 +299,7 @@ def test_the_page_on_architecture_is_short_and_its_files_exist():
 
 def test_every_room_of_the_package_is_in_the_drawings():
     drawings = "".join(b.text for b in blocks(ROOT / "ARCHITECTURE.md"))
-    for room in ("", "postgres", "events", "aggregates"):
+    for room in ("", "postgres", "events", "aggregates", "relay"):
         for path in (ROOT / "src/k1s0_event_store" / room).iterdir():
             if path.suffix == ".py" and path.name != "__init__.py":
                 assert path.name in drawings

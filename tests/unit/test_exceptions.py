@@ -13,6 +13,7 @@ from k1s0_event_store import (
     STREAM_EXISTS,
     AggregateNotFoundError,
     AuthenticationError,
+    BrokerUnavailableError,
     ClusterChangedError,
     ConcurrencyError,
     ConfigurationError,
@@ -27,9 +28,11 @@ from k1s0_event_store import (
     InvalidInputError,
     LeaseLostError,
     LockTimeoutError,
+    MessageRefusedError,
     OutcomeUnknownError,
     PermissionDeniedError,
     PersonalDataError,
+    PublishError,
     RegistryError,
     SchemaError,
     StoreClosedError,
@@ -88,6 +91,9 @@ SPECIMENS = [
         {"name": "totals", "stream_id": ORDER, "version": 4, "seconds": 1.5},
     ),
     (EventParkedError("totals", ORDER, 4), {"name": "totals", "stream_id": ORDER, "version": 4}),
+    (PublishError("text"), {}),
+    (BrokerUnavailableError("text"), {}),
+    (MessageRefusedError("text"), {}),
     (StoreClosedError("text"), {}),
     (OutcomeUnknownError("text"), {}),
     (StoreUnavailableError("text"), {}),
@@ -172,7 +178,7 @@ def test_an_error_says_what_happened_and_what_to_do(error, text):
 def test_what_may_succeed_when_done_again_says_so():
     assert {cls for cls in CLASSES if cls.retryable} == {
         ConcurrencyError, DeadlockError, LeaseLostError, LockTimeoutError, OutcomeUnknownError,
-        StoreUnavailableError, WaitTimeoutError,
+        BrokerUnavailableError, StoreUnavailableError, WaitTimeoutError,
     }  # fmt: skip
 
 

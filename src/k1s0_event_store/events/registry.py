@@ -20,6 +20,7 @@ from k1s0_event_store.exceptions import (
     RegistryError,
     UnknownEventTypeError,
 )
+from k1s0_event_store.message import OUTBOX
 from k1s0_event_store.personal import SEALING
 
 SCHEMA_VERSION: Final = "schema_version"
@@ -241,7 +242,7 @@ def _loaded(envelope: EventEnvelope, event_type: EventType, payload: Any, number
 
 
 def _unknown(envelope: EventEnvelope, policy: Unknown, schema_version: int | None) -> list[EventEnvelope]:
-    if policy == "skip":
+    if policy == "skip" or envelope.stream_id.aggregate_type == OUTBOX:
         return []
     if policy == "raw":
         return [envelope]

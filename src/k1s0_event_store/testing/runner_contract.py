@@ -62,6 +62,26 @@ class Ledger(Protocol):
     async def read(self) -> list[str]: ...
 
 
+class Crowd:
+    """A handler that notes who is there at the same time."""
+
+    def __init__(self) -> None:
+        self.seen: list[tuple[StreamId, int]] = []
+        self.most = 0
+        self.reject: Callable[[EventEnvelope], Exception | None] = lambda _event: None
+        self._now: set[StreamId] = set()
+
+    async def handle(self, event: EventEnvelope) -> None:
+        assert event.stream_id not in self._now, "one of the same stream is being handled"
+        if (error := self.reject(event)) is not None:
+            raise error
+        self._now.add(event.stream_id)
+        self.most = max(self.most, len(self._now))
+        await asyncio.sleep(0.001)
+        self._now.remove(event.stream_id)
+        self.seen.append((event.stream_id, event.version))
+
+
 class Altered:
     """A store with some methods replaced, to make it fail."""
 
@@ -1328,3 +1348,110 @@ class RunnerContract:
         await storage.retry_parked(NAME, version=1)
         await runner_of(store, storage, before, after).run_until_caught_up()
         assert await ledger.read() == keys_of(ORDER, 2)
+
+    # Streams side by side
+
+    async def test_streams_are_handled_side_by_side_and_each_in_order(
+        self, store: EventStore, storage: SubscriptionStore
+    ) -> None:
+        streams = [order(number) for number in range(6)]
+        for _ in range(2):
+            for stream_id in streams:
+                await append(store, stream_id, 3)
+        crowd = Crowd()
+        subscriber = Subscriber(NAME, crowd, concurrency=4)
+        await runner_of(store, storage, subscriber).run_until_caught_up()
+        assert crowd.most == 4
+        for stream_id in streams:
+            assert [version for other, version in crowd.seen if other == stream_id] == [1, 2, 3, 4, 5, 6]
+        assert await is_caught_up(storage)
+        assert (await status_of(storage)).partitions[0].handled == 36
+
+    async def test_side_by_side_a_poison_event_holds_up_its_stream_only(
+        self, store: EventStore, storage: SubscriptionStore
+    ) -> None:
+        for stream_id in (ORDER, OTHER):
+            await append(store, stream_id, 4)
+        crowd = Crowd()
+        crowd.reject = poison(ORDER, 2)
+        subscriber = Subscriber(NAME, crowd, concurrency=4, failure=FAST)
+        await runner_of(store, storage, subscriber).run_until_caught_up()
+        assert [version for stream_id, version in crowd.seen if stream_id == OTHER] == [1, 2, 3, 4]
+        assert [version for stream_id, version in crowd.seen if stream_id == ORDER] == [1]
+        parked = await storage.parked(NAME)
+        assert [(one.event_version, one.error is None) for one in parked] == [
+            (2, False),
+            (3, True),
+            (4, True),
+        ]
+        assert parked[0].attempts == FAST.attempts
+        await append(store, ORDER, 1)
+        await runner_of(store, storage, subscriber).run_until_caught_up()
+        assert (await status_of(storage)).parked == 4
+        crowd.reject = lambda _event: None
+        await storage.retry_parked(NAME)
+        await runner_of(store, storage, subscriber).run_until_caught_up()
+        assert [version for stream_id, version in crowd.seen if stream_id == ORDER] == [1, 2, 3, 4, 5]
+
+    async def test_side_by_side_what_was_handled_is_not_again_while_an_error_passes(
+        self, store: EventStore, storage: SubscriptionStore
+    ) -> None:
+        for stream_id in (ORDER, OTHER):
+            await append(store, stream_id, 3)
+        crowd = Crowd()
+        failures: list[EventEnvelope] = []
+
+        def reject(event: EventEnvelope) -> Exception | None:
+            if (event.stream_id, event.version) != (ORDER, 2) or len(failures) == 3:
+                return None
+            failures.append(event)
+            return ConnectionError("down")
+
+        crowd.reject = reject
+        policy = FailurePolicy(is_transient=lambda error: isinstance(error, ConnectionError))
+        subscriber = Subscriber(NAME, crowd, concurrency=2, failure=policy)
+        await runner_of(store, storage, subscriber).run_until_caught_up()
+        assert sorted(crowd.seen, key=str) == sorted(
+            ((stream_id, version) for stream_id in (ORDER, OTHER) for version in (1, 2, 3)), key=str
+        )
+        assert len(failures) == 3
+
+    async def test_side_by_side_a_partition_can_stop_with_its_reason(
+        self, store: EventStore, storage: SubscriptionStore
+    ) -> None:
+        for stream_id in (ORDER, OTHER):
+            await append(store, stream_id, 3)
+        crowd = Crowd()
+        crowd.reject = poison(ORDER, 2)
+        policy = FailurePolicy(attempts=1, park=False)
+        subscriber = Subscriber(NAME, crowd, concurrency=2, failure=policy)
+        with pytest.raises(SubscriptionError):
+            await runner_of(store, storage, subscriber).run_until_caught_up()
+        (partition,) = (await status_of(storage)).partitions
+        assert partition.state is PartitionState.STOPPED
+        assert f"version 2 of {ORDER}" in str(partition.error)
+        crowd.reject = lambda _event: None
+        await storage.resume(NAME)
+        await runner_of(store, storage, subscriber).run_until_caught_up()
+        assert {version for stream_id, version in crowd.seen if stream_id == ORDER} == {1, 2, 3}
+
+    async def test_side_by_side_a_crash_repeats_no_more_than_what_came_since_the_checkpoint(
+        self, store: EventStore, storage: SubscriptionStore
+    ) -> None:
+        await append(store, ORDER, 3)
+        crowd = Crowd()
+        subscriber = Subscriber(NAME, crowd, concurrency=2)
+        await runner_of(store, storage, subscriber).run_until_caught_up()
+        await append(store, ORDER, 3)
+        stuck = asyncio.Event()
+
+        async def stall(event: EventEnvelope) -> None:
+            await crowd.handle(event)
+            if event.version == 5:
+                stuck.set()
+                await asyncio.Event().wait()
+
+        async with dying(runner_of(store, storage, Subscriber(NAME, stall, concurrency=2))):
+            await stuck.wait()
+        await runner_of(store, storage, subscriber).run_until_caught_up()
+        assert [version for _, version in crowd.seen] == [1, 2, 3, 4, 5, 4, 5, 6]

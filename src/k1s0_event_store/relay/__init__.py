@@ -1,0 +1,1 @@
+"""From the store to a broker: events and enqueued messages, at least once and in order."""
