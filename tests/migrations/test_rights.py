@@ -28,8 +28,17 @@ from k1s0_event_store import (
     SyncPostgresSnapshotStore,
 )
 from k1s0_event_store.keys import WrappingKeys
+from k1s0_event_store.postgres.connection import create_async_store_engine
+from k1s0_event_store.postgres.inbox import PostgresInbox
 from k1s0_event_store.postgres.keys import PostgresKeyStore
 from k1s0_event_store.postgres.schema import downgrade_database, upgrade_database
+from k1s0_event_store.testing.inbox_contract import (
+    Begin,
+    InboxContract,
+    MakeInbox,
+    TransactionalInboxContract,
+    later,
+)
 from k1s0_event_store.testing.key_contract import KeyStoreContract
 from k1s0_event_store.testing.subscription_contract import SubscriptionStoreContract
 
@@ -60,6 +69,12 @@ GRANT DELETE ON eventstore.personal_keys TO {role};
 """
 ROTATOR = """
 GRANT UPDATE (wrapping_key, secret) ON eventstore.personal_keys TO {role};
+"""
+HANDLER = """
+GRANT SELECT, INSERT ON eventstore.inbox TO {role};
+"""
+CLEANER = """
+GRANT DELETE ON eventstore.inbox TO {role};
 """
 READER = """
 GRANT USAGE ON SCHEMA eventstore TO {role};
@@ -220,6 +235,8 @@ def test_the_documented_rights_are_enough_for_a_blocking_store(
         "UPDATE eventstore.streams SET created_at = now()",
         "UPDATE eventstore.personal_keys SET subject = 'other'",
         "TRUNCATE eventstore.personal_keys",
+        "UPDATE eventstore.inbox SET message_id = 'other'",
+        "TRUNCATE eventstore.inbox",
         "ALTER TABLE eventstore.events DISABLE TRIGGER ALL",
         "DROP TABLE eventstore.events",
         "CREATE TABLE eventstore.another (id int)",
@@ -230,7 +247,8 @@ def test_the_documented_rights_are_enough_for_a_blocking_store(
 def test_the_documented_rights_do_not_reach_further(
     event_store_dsn: str, make_role: MakeRole, make_engine: Callable[[str], Engine], change: str
 ) -> None:
-    dsn = make_role(event_store_dsn, WRITER + SUBSCRIBER + KEEPER + FORGETTER + ROTATOR)
+    grants = WRITER + SUBSCRIBER + KEEPER + FORGETTER + ROTATOR + HANDLER + CLEANER
+    dsn = make_role(event_store_dsn, grants)
     store = SyncPostgresEventStore(bind=make_engine(dsn))
     store.append(ORDER, [_event(1)])
     with psycopg.connect(dsn, autocommit=True) as connection, pytest.raises(errors.InsufficientPrivilege):
@@ -294,6 +312,44 @@ async def test_the_documented_rights_are_enough_to_rotate(event_store_dsn: str, 
     async with PostgresKeyStore(config, wrapping=WRAPPING) as keys:
         await keys.for_subjects(["ada"])
         assert await PostgresKeyStore(bind=keys.bind, wrapping=newer).rotate() == 1
+
+
+class TestTheDocumentedRightsAreEnoughForTheInbox(InboxContract, TransactionalInboxContract):
+    """Every call of an inbox, as a role that has the rights for it and no others."""
+
+    @pytest.fixture
+    def make_inbox(self) -> MakeInbox:
+        return PostgresInbox
+
+    @pytest_asyncio.fixture
+    async def begin(self, event_store_dsn: str, make_role: MakeRole) -> AsyncIterator[Begin]:
+        config = EventStoreConfig(dsn=make_role(event_store_dsn, WRITER + HANDLER + CLEANER))
+        engine = create_async_store_engine(config)
+        yield engine.begin
+        await engine.dispose()
+
+
+async def test_an_app_that_handles_messages_may_not_forget_them(
+    event_store_dsn: str, make_role: MakeRole
+) -> None:
+    config = EventStoreConfig(dsn=make_role(event_store_dsn, WRITER + HANDLER))
+    inbox = PostgresInbox("billing")
+    async with PostgresEventStore(config) as store, AsyncSession(store.bind) as session:
+        async with inbox.once(session, "m-1") as is_new:
+            assert is_new
+        await session.commit()
+        with pytest.raises(PermissionDeniedError):
+            await inbox.forget(session, later())
+
+
+async def test_an_app_without_the_rights_of_the_inbox_cannot_use_it(
+    event_store_dsn: str, make_role: MakeRole
+) -> None:
+    config = EventStoreConfig(dsn=make_role(event_store_dsn, WRITER))
+    async with PostgresEventStore(config) as store, AsyncSession(store.bind) as session:
+        with pytest.raises(PermissionDeniedError):
+            async with PostgresInbox("billing").once(session, "m-1"):
+                raise AssertionError("it got in")
 
 
 async def test_a_role_that_may_only_read_reads_and_is_refused_the_rest(

@@ -98,7 +98,7 @@ async def test_validate_on_an_empty_database_names_the_tables(empty_dsn: str) ->
     problems = await _problems(empty_dsn)
     tables = (
         "streams", "events", "snapshots", "cluster", "subscriptions", "subscription_workers", "dead_letters",
-        "personal_keys",
+        "personal_keys", "inbox",
     )  # fmt: skip
     assert set(problems) == {f"table {name} is missing" for name in tables}
 

@@ -15,6 +15,7 @@ from k1s0_event_store.exceptions import (
     PermissionDeniedError,
     SchemaError,
     StoreUnavailableError,
+    TransactionRequiredError,
 )
 
 
@@ -80,6 +81,10 @@ def _from_state(state: str, cause: BaseException, message: str, schema: str) -> 
         return LockNotAvailableError(message, state)
     if state == "40P01":
         return DeadlockError(f"PostgreSQL ended this transaction to resolve a deadlock: {message}")
+    if state == "25P01":
+        return TransactionRequiredError(
+            "the connection is in AUTOCOMMIT, where nothing commits together: give one in a transaction"
+        )
     if state == "42501":
         return PermissionDeniedError(f"the role lacks a right: {message}")
     if state in _SCHEMA:

@@ -212,6 +212,20 @@ class PersonalKeyRow(Base):
     created_at: Mapped[datetime] = mapped_column(DateTime(timezone=True), server_default=text("now()"))
 
 
+class InboxRow(Base):
+    """A message that a consumer has handled."""
+
+    __tablename__ = "inbox"
+    __table_args__ = (
+        PrimaryKeyConstraint("consumer", "message_id", name="pk_inbox"),
+        Index("idx_inbox_handled_at", "consumer", "handled_at"),
+    )
+
+    consumer: Mapped[str] = mapped_column(Text)
+    message_id: Mapped[str] = mapped_column(Text)
+    handled_at: Mapped[datetime] = mapped_column(DateTime(timezone=True), server_default=text("now()"))
+
+
 def metadata_for(schema: str = DEFAULT_SCHEMA) -> MetaData:
     """Our tables in `schema`, for Alembic's comparison or `create_all` in throw-away databases."""
     metadata = MetaData(schema=schema)

@@ -262,7 +262,7 @@ _FRAGMENTS: Final = {
 
 _TABLES: Final = (
     "streams", "events", "snapshots", "cluster", "subscriptions", "subscription_workers", "dead_letters",
-    "personal_keys",
+    "personal_keys", "inbox",
 )  # fmt: skip
 
 SAVEPOINT: Final = statement("SAVEPOINT k1s0_event_store_lock")
