@@ -59,9 +59,11 @@ from k1s0_event_store.exceptions import (
     WaitTimeoutError,
 )
 from k1s0_event_store.feed import AllEvents, Cursor, EventFilter, FeedPage, SyncAllEvents
+from k1s0_event_store.inbox import Inbox
 from k1s0_event_store.keys import DataKey, KeyStore, WrappingKeys
 from k1s0_event_store.memory import (
     InMemoryEventStore,
+    InMemoryInbox,
     InMemoryKeyStore,
     InMemoryPublisher,
     InMemorySnapshotStore,
@@ -72,6 +74,7 @@ from k1s0_event_store.memory import (
 from k1s0_event_store.message import Message
 from k1s0_event_store.metadata import caused_by, current_metadata, event_metadata
 from k1s0_event_store.personal import Personal
+from k1s0_event_store.postgres.inbox import PostgresInbox
 from k1s0_event_store.postgres.keys import PostgresKeyStore
 from k1s0_event_store.postgres.snapshot import PostgresSnapshotStore, SyncPostgresSnapshotStore
 from k1s0_event_store.postgres.store import PostgresEventStore, SyncPostgresEventStore
@@ -134,10 +137,12 @@ __all__ = [
     "FailurePolicy",
     "FeedPage",
     "InMemoryEventStore",
+    "InMemoryInbox",
     "InMemoryKeyStore",
     "InMemoryPublisher",
     "InMemorySnapshotStore",
     "InMemorySubscriptionStore",
+    "Inbox",
     "InvalidEventError",
     "InvalidInputError",
     "KeyStore",
@@ -155,6 +160,7 @@ __all__ = [
     "Personal",
     "PersonalDataError",
     "PostgresEventStore",
+    "PostgresInbox",
     "PostgresKeyStore",
     "PostgresSnapshotStore",
     "PostgresSubscriptionStore",

@@ -208,6 +208,8 @@ def stored_envelope(fields: StoredFields) -> EventEnvelope:
 
 def changed(envelope: EventEnvelope, **fields: Any) -> EventEnvelope:
     """A copy of a stored envelope with other values, taken as they are."""
+    values = envelope.__dict__.copy()
+    values.update(fields)
     copy = object.__new__(EventEnvelope)
-    object.__setattr__(copy, "__dict__", {**envelope.__dict__, **fields})
+    object.__setattr__(copy, "__dict__", values)
     return copy

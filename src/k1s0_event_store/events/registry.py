@@ -235,9 +235,11 @@ def _loaded(envelope: EventEnvelope, event_type: EventType, payload: Any, number
         ) from error.__cause__
     if number:
         envelope = changed(envelope, event_id=uuid5(envelope.event_id, str(number)))
-    if not _RESERVED.isdisjoint(envelope.metadata):  # they tell how it is stored
+    if envelope.metadata and not _RESERVED.isdisjoint(envelope.metadata):  # they tell how it is stored
         metadata = {name: value for name, value in envelope.metadata.items() if name not in _RESERVED}
         envelope = changed(envelope, metadata=metadata)
+    if envelope.event_type == event_type.name:
+        return changed(envelope, payload=event)
     return changed(envelope, event_type=event_type.name, payload=event)
 
 
