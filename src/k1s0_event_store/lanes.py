@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Awaitable, Callable, Iterable, Sequence
+from collections.abc import Awaitable, Callable, Collection, Sequence
 from dataclasses import dataclass
 from typing import Generic, TypeVar
 
@@ -20,7 +20,7 @@ class Failure(Generic[T]):
 
 
 async def in_lanes(
-    queues: Iterable[Sequence[T]], handle: Callable[[T], Awaitable[Exception | None]], lanes: int
+    queues: Collection[Sequence[T]], handle: Callable[[T], Awaitable[Exception | None]], lanes: int
 ) -> list[Failure[T]]:
     """Have every item handled, up to `lanes` queues at a time; a queue ends where `handle` returns an error.
 
@@ -43,7 +43,7 @@ async def in_lanes(
                     failures.append(Failure(item, error, queue[number + 1 :]))
                     break
 
-    await asyncio.gather(*(lane() for _ in range(lanes)))
+    await asyncio.gather(*(lane() for _ in range(min(lanes, len(queues)))))
     if errors:
         raise errors[0]
     return failures

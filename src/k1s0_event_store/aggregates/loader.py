@@ -73,17 +73,23 @@ class AggregateLoader(Generic[S]):
             logger.debug("%s cannot be pickled: it is loaded anew where a copy would do", self.name)
             return loaded
 
-    def keep(self, stream_id: StreamId, loaded: Loaded[S]) -> None:
-        """Put what was loaded into the cache. If its events are rolled back, it is found out by their ids."""
-        if self.cache is None or loaded.event_id is None or (known := self.freeze(loaded)).pickled is None:
-            return
-        entry = CachedAggregate(known.pickled, known.version, loaded.event_id, loaded.keys)
-        self.cache.put((self.kind, stream_id), entry)
+    def keep(self, stream_id: StreamId, loaded: Loaded[S]) -> Loaded[S]:
+        """Put what was loaded into the cache, if there is one; answers with `loaded`, pickled for it.
+
+        If its events are rolled back, it is found out by their ids.
+        """
+        if self.cache is None or loaded.event_id is None:
+            return loaded
+        known = self.freeze(loaded)
+        if known.pickled is not None:
+            entry = CachedAggregate(known.pickled, known.version, loaded.event_id, loaded.keys)
+            self.cache.put((self.kind, stream_id), entry)
+        return known
 
     async def save_snapshot(self, stream_id: StreamId, loaded: Loaded[S]) -> None:
         """Keep the state as a snapshot."""
         if self.snapshotting is not None:
-            await self.snapshotting.save(stream_id, loaded)
+            await self.snapshotting.save(self.store, stream_id, loaded)
 
     async def _fold(
         self,
@@ -132,8 +138,8 @@ class AggregateLoader(Generic[S]):
         """From the newest snapshot, or the beginning; None if the snapshot is none that can be used."""
         if self.snapshotting is None:
             return None
-        store, new = self.store.store, self._new(stream_id)
-        begin, head = await self.snapshotting.load(store, stream_id, to_version, new)
+        new = self._new(stream_id)
+        begin, head = await self.snapshotting.load(self.store, stream_id, to_version, new)
         return None if begin is None else await self._fold(stream_id, begin, to_version, head=head)
 
     async def _read(

@@ -22,6 +22,7 @@ from k1s0_event_store.aggregates.snapshot_policy import SnapshotPolicy, never
 from k1s0_event_store.aggregates.snapshotting import Snapshotting
 from k1s0_event_store.aggregates.state_codec import state_codec
 from k1s0_event_store.aggregates.transactor import Transactor
+from k1s0_event_store.closing import AsyncClosing
 from k1s0_event_store.envelope import StreamId, check_name
 from k1s0_event_store.events.registry import EventRegistry, Unknown
 from k1s0_event_store.events.typed import TypedEventStore
@@ -56,7 +57,7 @@ class RepositoryOptions(TypedDict, total=False):
     """What becomes of stored events that are not registered ("error")."""
 
 
-class _Repository(Generic[S]):
+class _Repository(AsyncClosing, Generic[S]):
     """What both kinds share. Close it (or `async with`) to wait for snapshots in the background."""
 
     _transactor: Transactor[S]
@@ -74,12 +75,6 @@ class _Repository(Generic[S]):
     async def close(self) -> None:
         """Wait for snapshots that are being taken. The stores stay open."""
         await self._transactor.settle()
-
-    async def __aenter__(self) -> Self:
-        return self
-
-    async def __aexit__(self, *_exc: object) -> None:
-        await self.close()
 
 
 class Repository(_Repository[A]):
@@ -271,7 +266,7 @@ def _transactor(
     if snapshots is not None:
         schema_version = options.get("schema_version", 1)
         codec = state_codec(kind.state, kind.name)
-        snapshotting = Snapshotting(snapshots, codec, schema_version, typed.sealer)
+        snapshotting = Snapshotting(snapshots, codec, schema_version)
     loader = AggregateLoader(typed, initial, evolve, kind.name, kind.key, snapshotting, options.get("cache"))
     return Transactor(
         loader,

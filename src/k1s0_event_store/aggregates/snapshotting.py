@@ -12,6 +12,7 @@ from uuid import UUID
 from k1s0_event_store.aggregates.loaded import Loaded
 from k1s0_event_store.aggregates.state_codec import StateCodec
 from k1s0_event_store.envelope import EventEnvelope, StreamId
+from k1s0_event_store.events.typed import TypedEventStore
 from k1s0_event_store.exceptions import (
     ConfigurationError,
     CorruptDataError,
@@ -20,7 +21,6 @@ from k1s0_event_store.exceptions import (
 )
 from k1s0_event_store.sealer import FORGOTTEN, Sealer, is_sealed_state, state_key_ids
 from k1s0_event_store.snapshot import Snapshot, SnapshotStore
-from k1s0_event_store.store import EventStore
 
 S = TypeVar("S")
 
@@ -37,20 +37,18 @@ class Snapshotting(Generic[S]):
     snapshots: SnapshotStore
     codec: StateCodec[S]
     schema_version: int
-    sealer: Sealer | None
 
     def within(self, session: Any) -> Self:
         """The same inside the caller's transaction."""
-        sealer = None if self.sealer is None else self.sealer.within(session)
-        return replace(self, snapshots=self.snapshots.within(session), sealer=sealer)
+        return replace(self, snapshots=self.snapshots.within(session))
 
-    async def save(self, stream_id: StreamId, loaded: Loaded[S]) -> None:
+    async def save(self, store: TypedEventStore, stream_id: StreamId, loaded: Loaded[S]) -> None:
         """Keep a state, unless it would come back changed, or somebody in it was forgotten meanwhile."""
         state = self._dumped(stream_id, loaded.state)
         if state is None:
             return
-        if loaded.keys and self.sealer is not None:
-            state = await self.sealer.seal_state(loaded.keys, _place(stream_id, loaded.version), state)
+        if loaded.keys and store.sealer is not None:
+            state = await store.sealer.seal_state(loaded.keys, _place(stream_id, loaded.version), state)
         if state is not FORGOTTEN:
             content = {
                 "fingerprint": self.codec.fingerprint,
@@ -75,29 +73,34 @@ class Snapshotting(Generic[S]):
         return None
 
     async def load(
-        self, store: EventStore, stream_id: StreamId, to_version: int | None, new: Loaded[S]
+        self, store: TypedEventStore, stream_id: StreamId, to_version: int | None, new: Loaded[S]
     ) -> tuple[Loaded[S] | None, Sequence[EventEnvelope]]:
         """Where a fold begins (`new` without a snapshot), and the first events from there on.
 
         None if the newest snapshot cannot be used: it has another layout, cannot be read, or somebody
         in it is forgotten.
         """
-        snapshot, head = await store.load_since_snapshot(
+        snapshot, head = await store.store.load_since_snapshot(
             stream_id,
             self.snapshots,
             schema_version=self.schema_version,
             max_version=to_version,
             limit=FIRST_EVENTS,
         )
-        return (new if snapshot is None else await self._restored(stream_id, snapshot)), head
+        if snapshot is None:
+            return new, head
+        return await self._restored(store.sealer, stream_id, snapshot), head
 
-    async def _restored(self, stream_id: StreamId, snapshot: Snapshot) -> Loaded[S] | None:
+    async def _restored(
+        self, sealer: Sealer | None, stream_id: StreamId, snapshot: Snapshot
+    ) -> Loaded[S] | None:
         try:
             content = snapshot.state
             if content["fingerprint"] != self.codec.fingerprint:
                 logger.info("%s: the snapshot has another layout; replaying", stream_id)
                 return None
-            keys, state = await self._unsealed(_place(stream_id, snapshot.version), content["state"])
+            place = _place(stream_id, snapshot.version)
+            keys, state = await _unsealed(sealer, place, content["state"])
             if state is FORGOTTEN:
                 return None
             restored = self.codec.restore(state)
@@ -108,13 +111,14 @@ class Snapshotting(Generic[S]):
             logger.warning("%s: the snapshot cannot be read; replaying", stream_id, exc_info=error)
             return None
 
-    async def _unsealed(self, place: str, state: Any) -> tuple[frozenset[str], Any]:
-        """A state, and the keys that it was sealed with."""
-        if not is_sealed_state(state):
-            return frozenset(), state
-        if self.sealer is None:
-            raise ConfigurationError("the snapshot holds personal data: give keys=..., the store of its keys")
-        return frozenset(state_key_ids(place, state)), await self.sealer.unseal_state(place, state)
+
+async def _unsealed(sealer: Sealer | None, place: str, state: Any) -> tuple[frozenset[str], Any]:
+    """A state, and the keys that it was sealed with."""
+    if not is_sealed_state(state):
+        return frozenset(), state
+    if sealer is None:
+        raise ConfigurationError("the snapshot holds personal data: give keys=..., the store of its keys")
+    return frozenset(state_key_ids(place, state)), await sealer.unseal_state(place, state)
 
 
 _DAMAGE: Final = (CorruptDataError, PersonalDataError)

@@ -87,9 +87,13 @@ class Transactor(Generic[S]):
         except ConcurrencyError as error:
             if self.attempts == 1 or not error.retryable:
                 raise
-        return await self._retrying(self.attempts - 1)(
-            self._attempt_anew, stream_id, [loaded], decide, metadata
-        )
+
+        async def attempt_anew() -> Loaded[S]:
+            nonlocal loaded
+            loaded = self.loader.freeze(await self.loader.catch_up(stream_id, loaded))
+            return await self._attempt(stream_id, loaded, decide, metadata)
+
+        return await self._retrying(self.attempts - 1)(attempt_anew)
 
     async def append(
         self,
@@ -119,8 +123,7 @@ class Transactor(Generic[S]):
         self.load_times[stream_id] = perf_counter() - started
         if len(self.load_times) > _MOST_LOAD_TIMES:
             self.load_times.popitem(last=False)
-        self.loader.keep(stream_id, loaded)
-        return loaded
+        return self.loader.keep(stream_id, loaded)
 
     def _retrying(self, attempts: int) -> AsyncRetrying:
         return AsyncRetrying(
@@ -137,18 +140,6 @@ class Transactor(Generic[S]):
         if events:
             version = await self.append(stream_id, version, events, metadata)
         return replace(loaded, version=version)
-
-    async def _attempt_anew(
-        self,
-        stream_id: StreamId,
-        known: list[Loaded[S]],
-        decide: Decide[S],
-        metadata: Mapping[str, Any] | None,
-    ) -> Loaded[S]:
-        """Go on from the last of `known`, and remember there how far this attempt has read."""
-        loaded = self.loader.freeze(await self.loader.catch_up(stream_id, known[-1]))
-        known[:] = [loaded]
-        return await self._attempt(stream_id, loaded, decide, metadata)
 
     async def _transact_once(
         self, stream_id: StreamId, loaded: Loaded[S], decide: Decide[S], metadata: Mapping[str, Any] | None

@@ -7,9 +7,11 @@ from collections.abc import Callable, Mapping
 from typing import Any, Final
 
 from k1s0_event_store.envelope import EventEnvelope
+from k1s0_event_store.events.registry import SCHEMA_VERSION
 from k1s0_event_store.exceptions import ConfigurationError
 from k1s0_event_store.jsontext import encode
 from k1s0_event_store.message import Message, check_topic
+from k1s0_event_store.metadata import CAUSATION_ID, CORRELATION_ID
 
 TOPIC: Final = "k1s0.{tier}.{domain}.{event-type}.{version}"
 """The default topic; what stands in braces is filled in."""
@@ -17,7 +19,7 @@ TOPIC: Final = "k1s0.{tier}.{domain}.{event-type}.{version}"
 _PLACES: Final = ("tier", "domain", "aggregate-type", "event-type", "version")
 _PLACE: Final = re.compile(r"\{([^{}]*)\}")
 _NO_TOPIC_LETTER: Final = re.compile(r"[^A-Za-z0-9_-]+")
-_HEADERS: Final = ("correlation_id", "causation_id", "trace_id", "traceparent")
+_HEADERS: Final = (CORRELATION_ID, CAUSATION_ID, "trace_id", "traceparent")
 
 Data = Callable[[EventEnvelope], Any]
 
@@ -73,7 +75,7 @@ class CloudEvents:
         found = {
             "aggregate-type": _topic_part(event.stream_id.aggregate_type),
             "event-type": _topic_part(event.event_type.removeprefix(self._domain)),
-            "version": f"v{event.metadata.get('schema_version', 1)}",
+            "version": f"v{event.metadata.get(SCHEMA_VERSION, 1)}",
         }
         return check_topic(_PLACE.sub(lambda place: found[place[1]], self._topic))
 
