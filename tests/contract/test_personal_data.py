@@ -31,6 +31,7 @@ from k1s0_event_store import (
     SubscriptionRunner,
     TypedEventStore,
     WrappingKeys,
+    cipher,
     every,
 )
 
@@ -318,3 +319,18 @@ def test_models_that_cannot_be_encrypted_are_refused_when_they_are_registered():
         class NoValue(BaseModel):
             customer: UUID
             born: Annotated[date, Personal(subject="customer")]
+
+
+def test_without_the_extra_a_model_with_personal_fields_is_refused_when_it_is_registered(monkeypatch):
+    monkeypatch.setattr(cipher, "find_spec", lambda _name: None)
+    registry = EventRegistry()
+    with pytest.raises(ConfigurationError, match=r"k1s0-event-store\[personal\]"):
+
+        @registry.register("x")
+        class Named(BaseModel):
+            customer: str
+            name: Annotated[str, Personal(subject="customer")]
+
+    @registry.register("y")
+    class Plain(BaseModel):
+        customer: str

@@ -889,6 +889,18 @@ class TestPostgres(RepositoryContract):
         assert calls == [0]
         assert (await orders.load("o-1")).parcels == ["first", "third"]
 
+    async def test_loading_and_saving_are_part_of_the_callers_transaction(self, store, snapshots):
+        orders = Repository(store, events, Order, snapshots=snapshots, snapshot=every(2))
+        await orders.transact("o-1", lambda order: order.place(Decimal(3)))
+        for commits in (False, True):
+            async with AsyncSession(store.bind) as session:
+                order = await orders.within(session).load("o-1")
+                order.ship("TRACK-001")
+                assert await orders.within(session).save(order) == 2
+                await (session.commit() if commits else session.rollback())
+            assert (await orders.load("o-1")).parcels == (["TRACK-001"] if commits else [])
+            assert (await snapshots.load_latest(ORDER) is not None) == commits
+
     async def test_with_a_lock_nobody_can_be_first(self, store):
         orders = Repository(store, events, Order)
 
