@@ -11,6 +11,8 @@ from k1s0_event_store.aggregates.snapshot_policy import (
     never,
     slower_than,
 )
+from k1s0_event_store.brokers.publisher import BrokerPublisher
+from k1s0_event_store.brokers.urls import publisher_for
 from k1s0_event_store.config import EventStoreConfig
 from k1s0_event_store.delivery import Notice
 from k1s0_event_store.envelope import (
@@ -111,6 +113,7 @@ __all__ = [
     "AllEvents",
     "As",
     "AuthenticationError",
+    "BrokerPublisher",
     "BrokerUnavailableError",
     "CloudEvents",
     "ClusterChangedError",
@@ -211,6 +214,7 @@ __all__ = [
     "every",
     "message_row",
     "never",
+    "publisher_for",
     "service_row",
     "slower_than",
 ]

@@ -30,6 +30,7 @@ from k1s0_event_store.postgres.schema import (
     upgrade_database,
 )
 from k1s0_event_store.postgres.store import PostgresEventStore
+from k1s0_event_store.relay_cli import relay
 from k1s0_event_store.sandbox import server_or
 from k1s0_event_store.subscriptions_cli import subscriptions
 from k1s0_event_store.terminal import say
@@ -59,6 +60,7 @@ app = typer.Typer(
 )
 db = typer.Typer(no_args_is_help=True, help="Make, change and check the tables.")
 app.add_typer(db, name="db")
+app.command()(relay)
 app.add_typer(subscriptions, name="subscriptions")
 
 

@@ -142,7 +142,7 @@ def check_dsn(dsn: object) -> str:
             "dsn must be a URL like postgresql://user:password@host:5432/database, got "
             + (f"the scheme {scheme!r}" if named else "another form")
         )
-    if not _is_valid(dsn):
+    if not is_url(dsn):
         raise ConfigurationError(
             "dsn is no valid URL: ports are numbers, the query is key=value&key=value, and special "
             "characters in user, password and database are quoted (@ as %40, / as %2F, # as %23)"
@@ -150,18 +150,18 @@ def check_dsn(dsn: object) -> str:
     return dsn
 
 
-def _is_valid(dsn: str) -> bool:
+def is_url(url: str) -> bool:
     """False too where a special character in a password would be taken for the end of the host."""
     try:
-        dsn.encode()
-        split = urlsplit(dsn)
+        url.encode()
+        split = urlsplit(url)
     except ValueError:
         return False
     hosts = split.netloc.rpartition("@")[2].split(",")
     return (
         all(_HOST.fullmatch(host) for host in hosts)
         and "@" not in split.path
-        and "#" not in dsn
+        and "#" not in url
         and all("=" in part for part in _query_parts(split))
     )
 

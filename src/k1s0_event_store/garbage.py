@@ -3,6 +3,10 @@
 from __future__ import annotations
 
 import gc
+from typing import Final
+
+_RARELY: Final = 50_000
+"""New objects before a collection; Python's own 700 are less than fifty messages make."""
 
 
 class CollectionPaused:
@@ -15,3 +19,10 @@ class CollectionPaused:
     def __exit__(self, *_exc: object) -> None:
         if self._was_on:
             gc.enable()
+
+
+def settle() -> None:
+    """For a process of its own: collections become rare, and pass by what is there already."""
+    gc.collect()
+    gc.freeze()
+    gc.set_threshold(_RARELY)

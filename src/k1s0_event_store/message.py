@@ -19,6 +19,7 @@ ENQUEUED: Final = "$message"
 
 _TOPIC: Final = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{0,248}", re.ASCII)
 _LONGEST_KEY: Final = 600
+_TEXT: Final = frozenset({str})
 
 
 def check_topic(topic: object) -> str:
@@ -57,11 +58,17 @@ class Message:
         check_name(self.content_type, "a message's content type")
         if not isinstance(self.body, bytes):
             raise InvalidInputError(f"a message's body must be bytes, not {type(self.body).__name__}")
-        for what, pairs in (("headers", self.headers), ("attributes", self.attributes)):
-            if not isinstance(pairs, Mapping) or not all(
-                isinstance(name, str) and name and isinstance(value, str) for name, value in pairs.items()
-            ):
-                raise InvalidInputError(f"{what} must be a mapping of names to strings, not {pairs!r}")
+        _check_pairs(self.headers, "headers")
+        _check_pairs(self.attributes, "attributes")
+
+
+def _check_pairs(pairs: object, what: str) -> None:
+    if type(pairs) is dict and {*map(type, pairs), *map(type, pairs.values())} <= _TEXT and "" not in pairs:
+        return  # what the loop would find, in a third of the time
+    if not isinstance(pairs, Mapping) or not all(
+        isinstance(name, str) and name and isinstance(value, str) for name, value in pairs.items()
+    ):
+        raise InvalidInputError(f"{what} must be a mapping of names to strings, not {pairs!r}")
 
 
 def as_event(message: Message) -> EventEnvelope:

@@ -51,19 +51,25 @@ def event_metadata(**values: Any) -> Iterator[None]:
         _flow.reset(token)
 
 
-@contextmanager
-def caused_by(event: EventEnvelope) -> Iterator[None]:
+class caused_by:
     """Events appended inside are reactions to `event`: subscriptions say so around their handlers.
 
     They get its id as `causation_id`, its `correlation_id` (or its id, if it begins the chain), and
     its actor, tenant and trace ids. These win over the blocks around it, too.
     """
-    flow = _flow.get()
-    token = _flow.set(_Flow({**flow.around, **flow.inside}, event))
-    try:
-        yield
-    finally:
-        _flow.reset(token)
+
+    __slots__ = ("_event", "_token")
+
+    def __init__(self, event: EventEnvelope) -> None:
+        self._event = event
+
+    def __enter__(self) -> None:
+        flow = _flow.get()
+        around = {**flow.around, **flow.inside} if flow.inside else flow.around
+        self._token = _flow.set(_Flow(around, self._event))
+
+    def __exit__(self, *_exc: object) -> None:
+        _flow.reset(self._token)
 
 
 def current_metadata() -> dict[str, Any]:

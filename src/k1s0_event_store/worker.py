@@ -7,7 +7,7 @@ import logging
 from collections.abc import Callable
 from dataclasses import replace
 from time import monotonic
-from typing import Final
+from typing import Final, NamedTuple
 
 from k1s0_event_store.delivery import (
     IDLE_CHECKPOINT_SECONDS,
@@ -74,6 +74,14 @@ class Watch:
         return True
 
 
+class _Place(NamedTuple):
+    """What page to read."""
+
+    after: Cursor | None
+    limit: int
+    until: Cursor | None
+
+
 class PartitionWorker:
     """Reads the feed for one partition and has it delivered, until told to stop or the lease is lost."""
 
@@ -96,7 +104,8 @@ class PartitionWorker:
         self._stopping = asyncio.Event()
         self._watch = watch
         self._errors = 0
-        self._limit = FIRST_PAGE
+        self._limit = min(FIRST_PAGE, subscription.batch_size)
+        self._ahead: tuple[_Place, asyncio.Task[FeedPage]] | None = None
         self._valid_until = float("inf")
         self._fresh_beat = False
         self._delivery = Delivery(subscription, store, storage, lease, self._sleep, notify)
@@ -143,6 +152,8 @@ class PartitionWorker:
                     self._errors = 0
             await self._save_at_last()
         finally:
+            if self._ahead is not None:
+                self._ahead[1].cancel()
             self.report("ended")
 
     async def _save_at_last(self) -> None:
@@ -167,8 +178,10 @@ class PartitionWorker:
         self._fresh_beat = False
         until = self.lease.replay_until
         page = await self._read()
+        self._limit = min(page.next_limit(self._subscription.batch_size), self._subscription.batch_size)
+        if page.more:
+            self._read_ahead(page)
         handled = await self._delivery.deliver(page)
-        self._limit = page.next_limit(self._subscription.batch_size)
         if handled:
             self._watch.hurry()
         if not page.more and page.cursor != until:
@@ -182,13 +195,25 @@ class PartitionWorker:
             await wait_for_event(self.bell, IDLE_SECONDS)
 
     async def _read(self) -> FeedPage:
-        lease = self.lease
-        return await self._store.read_page(
-            self._delivery.cursor,
-            min(self._limit, self._subscription.batch_size),
-            only=self._subscription.filter_for(lease.partition),
-            until=lease.replay_until,
-        )
+        """The next page; it may be under way already."""
+        wanted = _Place(self._delivery.cursor, self._limit, self.lease.replay_until)
+        ahead, self._ahead = self._ahead, None
+        if ahead is not None and ahead[0] == wanted:
+            return await ahead[1]
+        if ahead is not None:
+            ahead[1].cancel()
+        return await self._read_at(wanted)
+
+    def _read_ahead(self, page: FeedPage) -> None:
+        """Begin to read what follows, while the page is handled."""
+        place = _Place(page.cursor, self._limit, self.lease.replay_until)
+        task = asyncio.create_task(self._read_at(place))
+        task.add_done_callback(_heard)
+        self._ahead = place, task
+
+    async def _read_at(self, place: _Place) -> FeedPage:
+        only = self._subscription.filter_for(self.lease.partition)
+        return await self._store.read_page(place.after, place.limit, only=only, until=place.until)
 
     async def _recover(self, error: Exception) -> None:
         """Wait for an error to pass; one that cannot pass stops the partition, with its reason."""
@@ -216,3 +241,9 @@ class PartitionWorker:
         """Between two attempts; a stop ends it, and the attempts with it."""
         if await wait_for_event(self._stopping, seconds):
             raise EndingError
+
+
+def _heard(task: asyncio.Task[FeedPage]) -> None:
+    """An error of a page that nobody comes for is no news: the next reading meets it too."""
+    if not task.cancelled():
+        task.exception()

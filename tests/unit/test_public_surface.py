@@ -20,6 +20,7 @@ PUBLIC = [
     "AllEvents",
     "As",
     "AuthenticationError",
+    "BrokerPublisher",
     "BrokerUnavailableError",
     "CloudEvents",
     "ClusterChangedError",
@@ -120,6 +121,7 @@ PUBLIC = [
     "every",
     "message_row",
     "never",
+    "publisher_for",
     "service_row",
     "slower_than",
 ]

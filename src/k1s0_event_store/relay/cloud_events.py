@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import re
 from collections.abc import Callable, Mapping
+from functools import lru_cache
 from typing import Any, Final
 
 from k1s0_event_store.envelope import EventEnvelope
@@ -55,44 +56,34 @@ class CloudEvents:
 
     def __call__(self, event: EventEnvelope) -> Message:
         """The message of one event."""
-        attributes = self._attributes(event)
+        metadata, event_id, stream = event.metadata, str(event.event_id), str(event.stream_id)
+        attributes = {
+            "specversion": "1.0",
+            "id": event_id,
+            "source": self._source,
+            "type": event.event_type,
+            "subject": stream,
+            "time": event.occurred_at.isoformat().replace("+00:00", "Z"),
+            "datacontenttype": "application/json",
+            "partitionkey": stream,
+            "sequence": str(event.version),
+        }
+        headers = {name: str(metadata[name]) for name in _HEADERS if metadata.get(name) is not None}
+        if "traceparent" in headers:
+            attributes["traceparent"] = headers["traceparent"]
         data, content_type = encode(self._data(event)), "application/json"
         if self._structured:
             inside = ",".join(f"{encode(name)}:{encode(value)}" for name, value in attributes.items())
             data, content_type, attributes = f'{{{inside},"data":{data}}}', "application/cloudevents+json", {}
         return Message(
-            self.topic_of(event),
-            str(event.stream_id),
-            data.encode(),
-            {name: str(event.metadata[name]) for name in _HEADERS if event.metadata.get(name) is not None},
-            attributes,
-            content_type,
-            str(event.event_id),
+            self.topic_of(event), stream, data.encode(), headers, attributes, content_type, event_id
         )
 
     def topic_of(self, event: EventEnvelope) -> str:
         """The topic of an event; raises InvalidInputError for one that no broker takes."""
-        found = {
-            "aggregate-type": _topic_part(event.stream_id.aggregate_type),
-            "event-type": _topic_part(event.event_type.removeprefix(self._domain)),
-            "version": f"v{event.metadata.get(SCHEMA_VERSION, 1)}",
-        }
-        return check_topic(_PLACE.sub(lambda place: found[place[1]], self._topic))
-
-    def _attributes(self, event: EventEnvelope) -> dict[str, str]:
-        attributes = {
-            "specversion": "1.0",
-            "id": str(event.event_id),
-            "source": self._source,
-            "type": event.event_type,
-            "subject": str(event.stream_id),
-            "time": event.occurred_at.isoformat().replace("+00:00", "Z"),
-            "datacontenttype": "application/json",
-            "partitionkey": str(event.stream_id),
-            "sequence": str(event.version),
-        }
-        traceparent = event.metadata.get("traceparent")
-        return attributes if traceparent is None else {**attributes, "traceparent": str(traceparent)}
+        version = event.metadata.get(SCHEMA_VERSION, 1)
+        kind = event.stream_id.aggregate_type, event.event_type.removeprefix(self._domain), f"v{version}"
+        return _filled(self._topic, *kind)
 
 
 def _checked(topic: str, given: Mapping[str, str | None]) -> str:
@@ -110,6 +101,16 @@ def _checked(topic: str, given: Mapping[str, str | None]) -> str:
     except ValueError as error:
         raise ConfigurationError(str(error)) from error
     return filled
+
+
+@lru_cache(1_000)
+def _filled(topic: str, aggregate_type: str, event_type: str, version: str) -> str:
+    found = {
+        "aggregate-type": _topic_part(aggregate_type),
+        "event-type": _topic_part(event_type),
+        "version": version,
+    }
+    return check_topic(_PLACE.sub(lambda place: found[place[1]], topic))
 
 
 def _topic_part(name: str) -> str:

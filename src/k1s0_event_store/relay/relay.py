@@ -67,6 +67,7 @@ class Relay(Subscriber):
                 await self._publisher.publish(from_event(event))
         elif self._to_message is not None:
             made = self._to_message(event)
-            made = await made if isinstance(made, Awaitable) else made
+            if not isinstance(made, Message):
+                made = await made if isinstance(made, Awaitable) else made
             for message in (made,) if isinstance(made, Message) else made or ():
                 await self._publisher.publish(message)

@@ -908,7 +908,7 @@ class RunnerContract:
 
     # Pace, end, and orders from outside
 
-    async def test_a_slow_handler_has_a_page_in_hand_and_no_more(
+    async def test_a_slow_handler_has_a_page_in_hand_and_one_read_ahead_and_no_more(
         self, store: EventStore, storage: SubscriptionStore
     ) -> None:
         await append(store, ORDER, 200)
@@ -926,7 +926,7 @@ class RunnerContract:
         async with runner_of(altered_store(store, read_page=read_page), storage, subscription):
             await recorder.started.wait()
             await asyncio.sleep(0.05)
-            assert read == [20]
+            assert read == [20, 20]
             recorder.block.set()
             await eventually(lambda: len(recorder.seen) == 200)
             assert max(read) == 20

@@ -1,0 +1,193 @@
+"""Brokers that are down, die, or do not answer: errors come in time, nothing is lost, the order stays."""
+
+import asyncio
+import time
+from contextlib import contextmanager
+
+import pytest
+
+from k1s0_event_store import BrokerUnavailableError, Message, StoreClosedError
+from k1s0_event_store.brokers.urls import publisher_for
+from k1s0_event_store.testing.publisher_contract import (
+    by_key,
+    firsts,
+    messages_of,
+    outcomes,
+    publish_as_relay,
+)
+
+from . import servers
+from .conftest import running
+from .consumers import consumer_of
+
+TIMEOUT = 1.0
+SOON = 1.5
+"""Seconds that something may take beyond the publisher's timeout."""
+IN_FLIGHT = 200
+
+KINDS = [
+    pytest.param(kind, marks=pytest.mark.xdist_group(f"{kind} outages"))
+    for kind in ("kafka", "nats", "rabbitmq", "redis")
+]
+
+
+@pytest.fixture(scope="module", params=KINDS)
+def broker(request):
+    """One of our own, to be ill-treated."""
+    with running(getattr(servers, request.param)) as server:
+        yield server
+
+
+@pytest.fixture
+def server(broker):
+    """It runs, whatever the test before did."""
+    broker.thaw()
+    if not broker.is_running:
+        broker.start()
+    return broker
+
+
+@pytest.fixture
+def consumer(broker):
+    return consumer_of(broker.url)
+
+
+@pytest.fixture
+async def topic(server, consumer, topic_name):
+    await consumer.make(topic_name)
+    return topic_name
+
+
+async def start_again(server):
+    server.launch()
+    await asyncio.to_thread(server.wait_until_ready)
+
+
+@contextmanager
+def ending_in_time():
+    began = time.monotonic()
+    yield
+    assert time.monotonic() - began < TIMEOUT + SOON
+
+
+async def fails_in_time(publisher, messages):
+    with ending_in_time():
+        errors = await outcomes(publisher, messages)
+    assert [type(error) for error in errors] == [BrokerUnavailableError] * len(messages)
+
+
+async def test_closing_ends_in_time_when_a_broker_has_died(server, topic):
+    idle, busy, lost = (publisher_for(server.url, timeout=TIMEOUT) for _ in range(3))
+    messages = [Message(topic, f"order-{number}", b"") for number in range(20)]
+    for publisher in (idle, busy, lost):
+        await publisher.publish(Message(topic, "before", b""))
+    publishing = asyncio.create_task(outcomes(busy, messages))
+    await asyncio.sleep(0)
+    server.kill()
+    await fails_in_time(lost, messages)
+    with ending_in_time():
+        await asyncio.gather(idle.close(), busy.close(), lost.close())
+    allowed = {type(None), BrokerUnavailableError, StoreClosedError}
+    assert {type(error) for error in await publishing} <= allowed
+
+
+async def test_a_broker_that_is_down_at_the_start_is_used_as_soon_as_it_is_there(
+    broker, consumer, topic_name
+):
+    broker.kill()
+    messages = [Message(topic_name, f"order-{number}", b"") for number in range(20)]
+    async with publisher_for(broker.url, timeout=TIMEOUT) as publisher:
+        with ending_in_time(), pytest.raises(BrokerUnavailableError):
+            await publisher.connect()
+        for _ in range(2):
+            await fails_in_time(publisher, messages)
+        await start_again(broker)
+        await consumer.make(topic_name)
+        assert await outcomes(publisher, messages) == [None] * 20
+    assert by_key(await consumer.read(topic_name)) == by_key(messages)
+
+
+async def test_while_a_broker_does_not_answer_errors_come_in_time_and_then_it_is_used_again(
+    server, consumer, topic
+):
+    first, *others = (Message(topic, f"order-{number}", b"") for number in range(20))
+    async with publisher_for(server.url, timeout=TIMEOUT) as publisher:
+        await publisher.publish(first)
+        server.freeze()
+        await fails_in_time(publisher, others)  # on the connection that there is
+        await fails_in_time(publisher, others)  # and for a new one
+        server.thaw()
+        with ending_in_time():
+            await asyncio.gather(*(publish_as_relay(publisher, [message]) for message in others))
+    assert by_key(firsts(await consumer.read(topic))) == by_key([first, *others])
+
+
+@pytest.mark.parametrize("under_way", [0, 20])
+@pytest.mark.parametrize("is_connected", [True, False], ids=["connected", "connecting"])
+async def test_closing_ends_in_time_while_a_broker_does_not_answer(server, topic, under_way, is_connected):
+    publisher = publisher_for(server.url, timeout=TIMEOUT)
+    if is_connected:
+        await publisher.publish(Message(topic, "before", b""))
+    server.freeze()
+    messages = [Message(topic, f"order-{number}", b"") for number in range(under_way)]
+    publishing = asyncio.create_task(outcomes(publisher, messages))
+    await asyncio.sleep(0.1)
+    with ending_in_time():
+        await publisher.close()
+        errors = await publishing
+    assert {type(error) for error in errors} <= {BrokerUnavailableError, StoreClosedError}
+
+
+async def crash(server):
+    server.kill()
+    await asyncio.sleep(0.2)
+
+
+async def shut_down(server):
+    await asyncio.to_thread(server.stop)
+
+
+async def stall(server):
+    server.freeze()
+    await asyncio.sleep(2 * TIMEOUT)
+
+
+async def recover(server):
+    if server.is_running:
+        server.thaw()
+    else:
+        await start_again(server)
+
+
+@pytest.mark.parametrize("fault", [crash, shut_down, stall])
+async def test_what_is_acknowledged_before_during_and_after_an_outage_is_there_in_order(
+    server, consumer, topic, fault
+):
+    keys = [messages_of(topic, f"order-{number}", 20) for number in range(IN_FLIGHT)]
+    acknowledged = []
+    half = asyncio.Event()
+
+    async def publish_key(messages):
+        for message in messages:
+            await publish_as_relay(publisher, [message])
+            acknowledged.append(message)
+            if len(acknowledged) == IN_FLIGHT * 10:
+                half.set()
+
+    async with (
+        asyncio.timeout(60),
+        publisher_for(server.url, timeout=TIMEOUT) as publisher,
+        asyncio.TaskGroup() as group,
+    ):
+        for key in keys:
+            group.create_task(publish_key(key))
+        await half.wait()
+        await fault(server)
+        # Tansu has forgotten what it acknowledged: that is not for the publisher to mend.
+        forgotten = 0 if server.keeps_its_data or server.is_running else len(acknowledged)
+        assert len(acknowledged) < IN_FLIGHT * 20
+        await recover(server)
+    assert len(acknowledged) == IN_FLIGHT * 20
+    arrived = await consumer.read(topic)
+    assert by_key(firsts(arrived)) == by_key(acknowledged[forgotten:])
+    assert len(arrived) - len(firsts(arrived)) <= IN_FLIGHT
