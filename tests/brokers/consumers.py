@@ -1,5 +1,6 @@
 """The other end: what makes the topics of a broker and reads them, by its own client."""
 
+import asyncio
 from abc import ABC, abstractmethod
 from contextlib import asynccontextmanager
 from urllib.parse import unquote, urlsplit
@@ -68,9 +69,10 @@ class KafkaConsumer(Consumer):
             ends = await consumer.end_offsets(partitions)
             await consumer.seek_to_beginning()
             records = []
-            while any([await consumer.position(one) < ends[one] for one in partitions]):
-                for found in (await consumer.getmany(timeout_ms=1000)).values():
-                    records += found
+            async with asyncio.timeout(20):
+                while any([await consumer.position(one) < ends[one] for one in partitions]):
+                    for found in (await consumer.getmany(timeout_ms=1000)).values():
+                        records += found
             return records
         finally:
             await consumer.stop()

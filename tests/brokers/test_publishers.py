@@ -234,14 +234,14 @@ class TestRabbit(OnBroker):
     def server(self, rabbitmq_server):
         return rabbitmq_server
 
-    @pytest.fixture(params=["no queue", "too large", "header", "id"])
+    @pytest.fixture(params=["no queue", "too large", "header", "content type"])
     def unwanted(self, request, topic):
         # One that is too large closes the channel, with all that is under way.
         return {
             "no queue": NOWHERE,
             "too large": Message(topic, "order-1", TOO_LARGE),
             "header": Message(topic, "order-1", b"", {"key": "v"}),
-            "id": Message(topic, "order-1", b"", content_type="é" * 200),
+            "content type": Message(topic, "order-1", b"", content_type="é" * 200),  # 400 bytes
         }[request.param]
 
     @pytest.fixture

@@ -23,7 +23,7 @@ from k1s0_event_store import (
     SubscriptionRunner,
     TypedEventStore,
 )
-from k1s0_event_store.testing.runner_contract import FAST
+from k1s0_event_store.testing.runner_contract import FAST, eventually
 
 ORDER, OTHER = StreamId("order", "o-1"), StreamId("order", "o-2")
 EVENTS = CloudEvents("/shop", topic="orders")
@@ -176,6 +176,19 @@ class RelayContract:
         await run(Relay(publisher, lambda event: Message("no topic", "k", b""), failure=FAST))
         (parked,) = await storage.parked("relay")
         assert "a topic is" in parked.error
+
+    async def test_a_publisher_that_is_closed_too_early_has_nothing_parked(self, store, storage, publisher):
+        notices = []
+        runner = SubscriptionRunner(
+            store, storage, [Relay(publisher, EVENTS)], poll=(0.001, 0.05), observe=notices.append
+        )
+        async with runner:
+            await publisher.close()
+            await store.append(ORDER, [placed(ORDER, 1)])
+            await eventually(lambda: len([one for one in notices if one.kind == "waiting"]) > 5)
+        assert await storage.parked("relay") == []
+        async with SubscriptionRunner(store, storage, [Relay(InMemoryPublisher(), EVENTS)]):
+            await storage.wait_until("relay", ORDER, 1)
 
     async def test_relays_of_several_processes_share_the_partitions(self, store, storage, publisher):
         streams = [StreamId("order", f"o-{number}") for number in range(30)]

@@ -4,13 +4,14 @@ from __future__ import annotations
 
 import asyncio
 from abc import ABC, abstractmethod
-from collections.abc import Callable, Mapping
+from collections.abc import Awaitable, Callable, Mapping
 from time import monotonic
-from typing import Any, ClassVar, Final, TypeAlias
+from typing import Any, ClassVar, Final, TypeAlias, TypeVar
 
 from k1s0_event_store.exceptions import MessageRefusedError
 from k1s0_event_store.message import Message
 
+T = TypeVar("T")
 Errors: TypeAlias = tuple[type[BaseException], ...]
 
 CORRELATION: Final = "correlation_id"
@@ -37,18 +38,34 @@ class Connection(ABC):
         self._waiting: dict[asyncio.Future[Any], float] = {}
         self._reason: BaseException | None = None
         self._timer: asyncio.TimerHandle | None = None
+        self._connecting: asyncio.Future[Any] | None = None
 
     @abstractmethod
     async def open(self) -> None:
         """Connect; raises what the library raises."""
+
+    async def connected(self, connecting: Awaitable[T]) -> T:
+        """What the library's `connect` gives, which must end in time by itself.
+
+        It is not cancelled with who waits for it: libraries leave tasks behind that nobody ends.
+        """
+        self._connecting = asyncio.ensure_future(connecting)
+        return await asyncio.shield(self._connecting)
+
+    async def settled(self) -> None:
+        """Wait until it has connected, or has failed to: then it can be closed."""
+        if self._connecting is not None:
+            await asyncio.wait([self._connecting])
+            if not self._connecting.cancelled():
+                self._connecting.exception()  # somebody has heard of it, or nobody needs to
 
     @abstractmethod
     async def publish(self, message: Message) -> None:
         """Hand over a message; returns when it is acknowledged. Raises what the library raises."""
 
     @abstractmethod
-    async def close(self, *, clean: bool) -> None:
-        """Close; not `clean`: something failed, and nothing is waited for that may never come."""
+    async def close(self) -> None:
+        """Close without waiting for an answer that may never come: nothing is under way any more."""
 
     def abort(self, reason: BaseException) -> None:
         """At once, before anything else runs: what is not sent yet is never sent."""

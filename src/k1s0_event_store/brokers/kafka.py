@@ -71,7 +71,7 @@ class KafkaConnection(Connection):
 
     async def open(self) -> None:
         await _reach_one_of(self._servers)  # FastStream leaves a producer that finds no broker unclosed
-        await self._broker.connect()
+        await self.connected(self._broker.connect())
         made: Any = self._broker.config.broker_config.producer
         self._producer = made._producer.producer
 
@@ -125,15 +125,19 @@ class KafkaConnection(Connection):
             batches.cancel()
         self._producer._sender.sender_task.cancel()
 
-    async def close(self, *, clean: bool) -> None:
-        if clean or self._producer is None:
+    async def close(self) -> None:
+        if self._producer is None:
             await self._broker.stop()
             return
         # stop() would flush first: wait for the lost broker, and send what the caller gave up.
         self._producer._closed = True
-        await self._broker.config.broker_config.admin.disconnect()
-        await self._producer.client.close()  # ends the request that is under way
-        await asyncio.wait([self._producer._sender.sender_task])
+        sender = self._producer._sender.sender_task
+        while not sender.done():  # the first time it waits for the requests that are under way
+            sender.cancel()
+            await asyncio.wait([sender], timeout=0.02)
+        await asyncio.gather(
+            self._producer.client.close(), self._broker.config.broker_config.admin.disconnect()
+        )
 
 
 class KafkaPublisher(BrokerPublisher):

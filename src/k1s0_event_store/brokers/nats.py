@@ -16,7 +16,7 @@ from nats.aio.msg import Msg
 
 from k1s0_event_store.brokers.connection import CORRELATION, Connection, headers_of
 from k1s0_event_store.brokers.publisher import BrokerPublisher
-from k1s0_event_store.exceptions import BrokerUnavailableError
+from k1s0_event_store.exceptions import BrokerUnavailableError, MessageRefusedError
 from k1s0_event_store.message import Message
 
 _FULL = frozenset({10077, 10076, 10122})
@@ -53,7 +53,7 @@ class NatsConnection(Connection):
             "allow_reconnect": False,
             "max_reconnect_attempts": 1,  # of connect() too; 0 would be for ever
             "reconnect_time_wait": 0,
-            "connect_timeout": max(1, int(timeout)),
+            "connect_timeout": timeout / 4,
             "disconnected_cb": self._disconnected,
             "logger": None,
             **options,
@@ -61,20 +61,22 @@ class NatsConnection(Connection):
         self._broker = NatsBroker(url, **settings)
 
     async def open(self) -> None:
-        self._client = await self._broker.connect()
+        self._client = await self.connected(self._broker.connect())
         self._inbox = self._client.new_inbox()
         await self._client.subscribe(f"{self._inbox}.*", cb=self._answered)
 
     async def publish(self, message: Message) -> None:
+        own = {"Nats-Msg-Id": message.message_id, "key": message.key, "content-type": message.content_type}
+        headers = headers_of(message, own, "ce-", _quoted)
+        _check_lines(headers)
         self._number += 1
         token = str(self._number)
         self._answers[token] = answer = asyncio.get_running_loop().create_future()
-        own = {"Nats-Msg-Id": message.message_id, "key": message.key, "content-type": message.content_type}
         try:
             await self._broker.publish(
                 message.body,
                 message.topic,
-                headers=headers_of(message, own, "ce-", _quoted),
+                headers=headers,
                 correlation_id=message.headers.get(CORRELATION, message.message_id),
                 reply_to=f"{self._inbox}.{token}",
             )
@@ -107,10 +109,9 @@ class NatsConnection(Connection):
         elif "stream" in said:  # else of somebody who listens to the subject too
             waiting.set_result(None)
 
-    async def close(self, *, clean: bool) -> None:
-        if clean:
-            await self._broker.stop()  # drains
-        elif self._client is not None and not self._client.is_closed:
+    async def close(self) -> None:
+        # Not the broker's stop(): it drains, and waits for a server that may not answer.
+        if self._client is not None and not self._client.is_closed:
             await self._client.close()
 
 
@@ -123,6 +124,14 @@ class NatsPublisher(BrokerPublisher):
 
     schemes = ("nats", "tls")
     connection = NatsConnection
+
+
+def _check_lines(headers: Mapping[str, str]) -> None:
+    """Headers are lines of text, and lose the blanks around them."""
+    for pair in headers.items():
+        for text in pair:
+            if "\r" in text or "\n" in text or text != text.strip():
+                raise MessageRefusedError(f"NATS has no header {pair[0]!r} with this value: {pair[1]!r:.100}")
 
 
 def _error_of(error: dict[str, Any]) -> Exception:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import logging
 from typing import Any, ClassVar
+from urllib.parse import urlsplit
 
 from k1s0_event_store.brokers.connection import Connection
 from k1s0_event_store.config import is_url, mask_dsn
@@ -54,8 +55,7 @@ class BrokerPublisher(Publisher):
     connection: ClassVar[type[Connection]]
 
     def __init__(self, url: str, *, timeout: float = 10.0, **options: Any) -> None:
-        scheme, _, place = url.partition("://") if isinstance(url, str) else ("", "", "")
-        if scheme not in self.schemes or not place.strip("/") or not is_url(url):
+        if not isinstance(url, str) or url.partition("://")[0] not in self.schemes or not _has_host(url):
             raise ConfigurationError(
                 f"{type(self).__name__} needs a URL like {self.schemes[0]}://user:password@host:1234, "
                 "with special characters in user and password quoted (@ as %40, / as %2F)"
@@ -102,8 +102,8 @@ class BrokerPublisher(Publisher):
             await asyncio.wait([self._opening])
         connection, self._connection = self._connection, None
         if connection is not None:
-            connection.abort(StoreClosedError("this publisher was closed"))
-            self._close_soon(connection, clean=not self._under_way)
+            connection.abort(_closed())
+            self._close_soon(connection)
         if self._closing:
             await asyncio.wait(self._closing)
 
@@ -152,12 +152,16 @@ class BrokerPublisher(Publisher):
     async def _connected(self) -> Connection:
         """The connection; all who need it wait for the same attempt."""
         if self._is_closed:
-            raise StoreClosedError("this publisher was closed; make a new one")
+            raise _closed()
         if self._connection is not None:
             return self._connection
         if self._opening is None:
             self._opening = asyncio.create_task(self._open())
-        opened = await asyncio.shield(self._opening)
+        opening = self._opening
+        await asyncio.wait([opening])
+        if opening.cancelled():
+            raise _closed()
+        opened = opening.result()
         if isinstance(opened, Connection):
             return opened
         raise BrokerUnavailableError(f"{self.place}: {_described(opened)}") from opened
@@ -178,24 +182,33 @@ class BrokerPublisher(Publisher):
         finally:
             self._opening = None
             if connection is not None and connection is not self._connection:
-                self._close_soon(connection, clean=False)
+                self._close_soon(connection)
 
     def _throw_away(self, connection: Connection, reason: BaseException) -> None:
         self._connection = None
         connection.abort(reason)
-        self._close_soon(connection, clean=False)
+        self._close_soon(connection)
 
-    def _close_soon(self, connection: Connection, *, clean: bool) -> None:
-        task = asyncio.create_task(self._close(connection, clean=clean))
+    def _close_soon(self, connection: Connection) -> None:
+        task = asyncio.create_task(self._close(connection))
         self._closing.add(task)
         task.add_done_callback(self._closing.discard)
 
-    async def _close(self, connection: Connection, *, clean: bool) -> None:
+    async def _close(self, connection: Connection) -> None:
         try:
             async with asyncio.timeout(self._timeout):
-                await connection.close(clean=clean)
+                await connection.settled()
+                await connection.close()
         except Exception as error:
             logger.debug("%s: closing a connection failed", self.place, exc_info=error)
+
+
+def _has_host(url: str) -> bool:
+    return is_url(url) and bool(urlsplit(url).netloc.rpartition("@")[2].strip(","))
+
+
+def _closed() -> StoreClosedError:
+    return StoreClosedError("this publisher was closed; make a new one")
 
 
 def _described(error: BaseException) -> str:

@@ -20,6 +20,7 @@ from k1s0_event_store.exceptions import MessageRefusedError
 from k1s0_event_store.message import Message
 
 DEFAULT_EXCHANGE = "amq.topic"
+_LONGEST = 255
 
 
 class RabbitConnection(Connection):
@@ -47,7 +48,7 @@ class RabbitConnection(Connection):
         self._exchange = RabbitExchange(exchange, declare=False)
         settings: dict[str, Any] = {
             "default_channel": Channel(publisher_confirms=True, on_return_raises=True),
-            "timeout": timeout,
+            "timeout": timeout / 2,
             "fail_fast": True,
             "logger": None,
             **options,
@@ -55,11 +56,13 @@ class RabbitConnection(Connection):
         self._broker = RabbitBroker(known_url, **settings)
 
     async def open(self) -> None:
-        self._connection = await self._broker.connect()
+        self._connection = await self.connected(self._broker.connect())
         await self._broker.declare_exchange(self._exchange)  # looked up once, not by every first publish
 
     async def publish(self, message: Message) -> None:
         headers: dict[str, Any] = {**headers_of(message, {"key": message.key}, "cloudEvents:")}
+        correlation_id = message.headers.get(CORRELATION, message.message_id)
+        _check_lengths(message.message_id, message.content_type, correlation_id, *headers)
         try:
             async with asyncio.timeout(self.timeout):
                 await self._broker.publish(
@@ -69,14 +72,20 @@ class RabbitConnection(Connection):
                     headers=headers,
                     persist=True,
                     message_id=message.message_id,
-                    correlation_id=message.headers.get(CORRELATION, message.message_id),
+                    correlation_id=correlation_id,
                     content_type=message.content_type,
                 )
         except aio_pika.exceptions.PublishError as error:
             raise MessageRefusedError(f"no queue is bound for the routing key {message.topic}") from error
+        except asyncio.CancelledError as error:
+            task = asyncio.current_task()
+            if task is None or task.cancelling():
+                raise
+            # aio-pika cancels who waits for a channel that closes; nobody has cancelled us.
+            raise ConnectionAbortedError("the channel was closed") from error
 
-    async def close(self, *, clean: bool) -> None:
-        if self._connection is not None and not clean:
+    async def close(self) -> None:
+        if self._connection is not None:
             # Else stop() would close the channel first, and wait for a broker that does not answer.
             with contextlib.suppress(Exception):
                 await self._connection.close()
@@ -93,6 +102,15 @@ class RabbitPublisher(BrokerPublisher):
 
     schemes = ("amqp", "amqps")
     connection = RabbitConnection
+
+
+def _check_lengths(*texts: str) -> None:
+    """AMQP has short strings for properties and names; a longer one would close the channel."""
+    for text in texts:
+        if len(text.encode()) > _LONGEST:
+            raise MessageRefusedError(
+                f"RabbitMQ takes no id, type or name of a header of over {_LONGEST} bytes"
+            )
 
 
 def split_exchange(url: str) -> tuple[str, str]:

@@ -30,7 +30,6 @@ class RedisConnection(Connection):
         *Connection.outages,
         redis.exceptions.ConnectionError,
         redis.exceptions.TimeoutError,
-        redis.exceptions.ReadOnlyError,  # no master any more: another connection may find it
     )
     refusals = (*Connection.refusals, redis.exceptions.ResponseError, redis.exceptions.DataError)
 
@@ -54,8 +53,14 @@ class RedisConnection(Connection):
 
     async def publish(self, message: Message) -> None:
         own = {"key": message.key, "message_id": message.message_id, "content_type": message.content_type}
-        fields = {**headers_of(message, {**own, "body": ""}, "ce_"), "body": message.body}
-        await self.acknowledged(self._batches.add((message.topic, fields)))
+        headers = headers_of(message, {**own, "body": ""}, "ce_")
+        # Encoded here: what cannot be would refuse the whole batch.
+        fields = {name.encode(): value.encode() for name, value in headers.items()}
+        fields[b"body"] = message.body
+        try:
+            await self.acknowledged(self._batches.add((message.topic, fields)))
+        except redis.exceptions.ReadOnlyError as error:  # no master any more: a new connection may find it
+            raise ConnectionAbortedError(str(error)) from error
 
     async def _sent(self, batch: Sequence[_Fields]) -> list[Any]:
         """The answers to a batch, each an id or an error."""
@@ -65,7 +70,7 @@ class RedisConnection(Connection):
             answers: list[Any] = await pipe.execute(raise_on_error=False)
             return answers
 
-    async def close(self, *, clean: bool) -> None:
+    async def close(self) -> None:
         self._batches.cancel()
         await self._broker.stop()
 

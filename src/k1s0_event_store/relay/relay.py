@@ -6,7 +6,7 @@ from collections.abc import Awaitable, Callable, Sequence
 from typing import Any, TypeAlias
 
 from k1s0_event_store.envelope import EventEnvelope
-from k1s0_event_store.exceptions import ConfigurationError
+from k1s0_event_store.exceptions import BrokerUnavailableError, ConfigurationError, StoreClosedError
 from k1s0_event_store.message import Message, from_event, is_enqueued
 from k1s0_event_store.publisher import Publisher
 from k1s0_event_store.subscription import FailurePolicy, Subscriber
@@ -62,6 +62,13 @@ class Relay(Subscriber):
         )
 
     async def _publish(self, event: EventEnvelope) -> None:
+        try:
+            await self._publish_what_it_makes(event)
+        except StoreClosedError as error:
+            # Closed before the runner: no reason to park what it still has in hand.
+            raise BrokerUnavailableError("the relay's publisher was closed") from error
+
+    async def _publish_what_it_makes(self, event: EventEnvelope) -> None:
         if is_enqueued(event):
             if self._enqueued:
                 await self._publisher.publish(from_event(event))
