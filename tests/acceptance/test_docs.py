@@ -30,7 +30,7 @@ from k1s0_event_store.postgres.store import SyncPostgresEventStore
 from k1s0_event_store.testing.plugin import cloned_database
 
 ROOT = Path(__file__).parents[2]
-BENCHMARKS = ("benchmark", "feed-benchmark", "aggregates-benchmark")
+BENCHMARKS = ("benchmark", "feed-benchmark", "relay-benchmark", "aggregates-benchmark")
 PAGES = sorted([*ROOT.glob("*.md"), *ROOT.glob("docs/*.md")])
 BLOCK = re.compile(r"^```(\w*)\n(.*?)^```$", re.MULTILINE | re.DOTALL)
 FILE = re.compile(r"# (\S+\.(?:py|ini))\n")
