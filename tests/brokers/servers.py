@@ -84,7 +84,9 @@ class Server:
 
     def freeze(self) -> None:
         """It keeps its connections, and the system takes more for it, but it does nothing."""
+        assert self._process is not None, "it does not run"
         self._signal(signal.SIGSTOP)
+        os.waitpid(self._process.pid, os.WUNTRACED)  # its threads may run on for a moment
 
     def thaw(self) -> None:
         self._signal(signal.SIGCONT)
