@@ -44,13 +44,17 @@ from k1s0_event_store.feed import EventFilter
 from k1s0_event_store.message import is_enqueued
 from k1s0_event_store.postgres.schema import upgrade_database
 from k1s0_event_store.sandbox import running_server
+from k1s0_event_store.testing import runner_contract
 from k1s0_event_store.testing.plugin import _fast_folder
 from k1s0_event_store.testing.publisher_contract import by_key, firsts
-from k1s0_event_store.testing.runner_contract import eventually
 
 from . import relay_worker, servers
 from .conftest import LARGEST, running
 from .consumers import consumer_of
+
+WITHIN = 60
+"""Seconds until a test gives up: a busy machine needs more than a few."""
+eventually = partial(runner_contract.eventually, within=WITHIN)
 
 TIMEOUT = 0.7
 """Seconds that a publisher waits for an acknowledgement, where a broker does not answer for longer."""
@@ -246,7 +250,7 @@ class Relaying:
         """Until everything that is committed now is published, or parked."""
         last = (await all_events(self.store))[-1]
         with suppress(EventParkedError):
-            await self.storage.wait_until("relay", last.stream_id, last.version, within=10)
+            await self.storage.wait_until("relay", last.stream_id, last.version, within=WITHIN)
 
     async def has_mended(self):
         """Until nothing is parked any more."""
@@ -263,7 +267,7 @@ async def status_of(storage):
 
 
 @asynccontextmanager
-async def relaying(store, storage, url, topic, *, patience=TIMEOUT, to_message=None, **options):
+async def relaying(store, storage, url, topic, *, patience=5, to_message=None, **options):
     to_message = to_message or CloudEvents("/shop", topic=topic)
     relay = Relaying(store, storage)
 
@@ -334,7 +338,7 @@ async def stall(server):
 )  # fmt: skip
 async def test_a_broker_that_fails_in_the_midst_loses_nothing(server, consumer, topic, app, start, fault):
     await app.work()
-    async with start() as relay:
+    async with start(patience=TIMEOUT if fault is stall else 5) as relay:
         await eventually(lambda: relay.begun > 800)  # of a page of more than 1,400
         await asyncio.gather(fault(server), app.work())
         await relay.is_done()
@@ -454,7 +458,7 @@ class Workers:
 
     async def says(self):
         try:
-            async with asyncio.timeout(20):
+            async with asyncio.timeout(WITHIN):
                 return (await asyncio.to_thread(self._program.stdout.readline)).strip()
         except TimeoutError:
             self.end()
@@ -690,7 +694,7 @@ async def test_two_relays_share_the_work_and_what_one_leaves_behind_is_published
     async def have(number):
         return [len((await partitions_of(subscription_store, one))[0]) for one in (killed, stopped)] == number
 
-    await eventually(lambda: have([2, 2]), 20)
+    await eventually(lambda: have([2, 2]))
     working = asyncio.create_task(app.work())
     await eventually(lambda: has_saved(subscription_store, 500))
     server.freeze()  # so that messages are under way
@@ -705,9 +709,9 @@ async def test_two_relays_share_the_work_and_what_one_leaves_behind_is_published
     working = asyncio.create_task(app.work())
     await asyncio.sleep(0.1)
     stopped.send_signal(signal.SIGTERM)
-    assert await asyncio.to_thread(stopped.wait, 20) == 0
+    assert await asyncio.to_thread(stopped.wait, WITHIN) == 0
     await working
-    assert await asyncio.to_thread(command("--once").wait, 20) == 0
+    assert await asyncio.to_thread(command("--once").wait, WITHIN) == 0
     committed = await all_events(app.store)
     ids = [str(event.event_id) for number in theirs async for event in events_in(app.store, number)]
     again = repetitions(app, committed, await consumer.read(topic))
