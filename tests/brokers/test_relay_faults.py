@@ -11,6 +11,7 @@ import os
 import signal
 import subprocess
 import sys
+import time
 from collections import Counter
 from contextlib import ExitStack, asynccontextmanager, suppress
 from dataclasses import dataclass, field, replace
@@ -45,6 +46,7 @@ from k1s0_event_store.message import is_enqueued
 from k1s0_event_store.postgres.schema import upgrade_database
 from k1s0_event_store.sandbox import running_server
 from k1s0_event_store.testing import runner_contract
+from k1s0_event_store.testing.contract import new_events
 from k1s0_event_store.testing.plugin import _fast_folder
 from k1s0_event_store.testing.publisher_contract import by_key, firsts
 
@@ -56,12 +58,18 @@ WITHIN = 60
 """Seconds until a test gives up: a busy machine needs more than a few."""
 eventually = partial(runner_contract.eventually, within=WITHIN)
 
+# As in test_outages.
+pytestmark = pytest.mark.filterwarnings("ignore::ResourceWarning")
+
 TIMEOUT = 0.7
 """Seconds that a publisher waits for an acknowledgement, where a broker does not answer for longer."""
 STREAMS = 100
 MAILS = 10
 UNDER_WAY = STREAMS + MAILS
 """Messages that can be under way at the same time: one of each stream and of each key of mails."""
+
+PARTITIONS = 4
+"""Of a relay that has several."""
 
 OPTIONS = {"nats": [f"max_payload: {LARGEST}"], "rabbitmq": [f"max_message_size = {LARGEST}"]}
 
@@ -180,9 +188,14 @@ def app(event_store, topic):
     return App(event_store, topic)
 
 
-async def all_events(store):
-    """What is committed, by position."""
-    return [event async for event in store.read_all()]
+async def all_events(store, partition=0, partitions=1):
+    """What is committed, in the order of the feed; of one partition, if there are several."""
+    events, cursor, more = [], None, True
+    while more:
+        page = await store.read_page(cursor, only=EventFilter(partition=partition, partitions=partitions))
+        cursor, more = page.cursor, page.more
+        events += page.events
+    return events
 
 
 def key_of(event):
@@ -230,6 +243,7 @@ class Relaying:
 
     store: PostgresEventStore
     storage: PostgresSubscriptionStore
+    partitions: int = 1
     notices: list = field(default_factory=list)
     begun: int = 0
     """Events for which it has made a message, each time that it did."""
@@ -248,9 +262,14 @@ class Relaying:
 
     async def is_done(self):
         """Until everything that is committed now is published, or parked."""
-        last = (await all_events(self.store))[-1]
-        with suppress(EventParkedError):
-            await self.storage.wait_until("relay", last.stream_id, last.version, within=WITHIN)
+        for number in range(self.partitions):
+            *_, last = await all_events(self.store, number, self.partitions)
+            with suppress(EventParkedError):
+                await self.storage.wait_until("relay", last.stream_id, last.version, within=WITHIN)
+
+    async def has_parked(self):
+        """Until something is parked."""
+        await eventually(lambda: self.storage.parked("relay"))
 
     async def has_mended(self):
         """Until nothing is parked any more."""
@@ -267,9 +286,9 @@ async def status_of(storage):
 
 
 @asynccontextmanager
-async def relaying(store, storage, url, topic, *, patience=5, to_message=None, **options):
+async def relaying(store, storage, url, topic, *, patience=5, to_message=None, partitions=1, **options):
     to_message = to_message or CloudEvents("/shop", topic=topic)
-    relay = Relaying(store, storage)
+    relay = Relaying(store, storage, partitions)
 
     def counted(event):
         relay.begun += 1
@@ -280,7 +299,7 @@ async def relaying(store, storage, url, topic, *, patience=5, to_message=None, *
         SubscriptionRunner(
             store,
             storage,
-            [Relay(publisher, counted, **options)],
+            [Relay(publisher, counted, partitions=partitions, **options)],
             lease_seconds=1.0,
             poll=(0.005, 0.05),
             observe=relay.notices.append,
@@ -371,6 +390,30 @@ async def be_slow(server, times):
         await asyncio.sleep(0.1)
 
 
+@on("redis")
+async def test_what_is_appended_while_the_broker_is_slow_is_published_as_soon_as_it_goes_on(
+    server, consumer, topic, app, start
+):
+    first, second = (StreamId("order", f"o-{number}") for number in range(2))
+    app.rounds = 1
+    await app.work()
+    async with start(batch_size=100) as relay:
+        await relay.is_done()
+        server.freeze()
+        begun = relay.begun
+        await app.store.append(first, new_events(first, 150))
+        await eventually(lambda: relay.begun > begun)
+        await asyncio.sleep(0.1)  # one page is under way, and the last one is read already
+        await app.store.append(second, new_events(second, 3))
+        await asyncio.sleep(0.2)  # that there is more has been seen
+        server.thaw()
+        began = time.monotonic()
+        await relay.is_done()
+        assert time.monotonic() - began < 20
+    committed = await all_events(app.store)
+    assert repetitions(app, committed, await consumer.read(topic)) == 0
+
+
 def too_large(message):
     return replace(message, body=b"x" * (LARGEST + 100_000))
 
@@ -406,10 +449,21 @@ async def test_a_message_that_is_refused_holds_up_its_stream_only_and_is_publish
     def is_held_up(event):
         return event.stream_id == bad and event.version >= 5
 
-    failure = FailurePolicy(attempts=2, wait=0.01, longest_wait=0.02)
-    async with start(to_message=to_message, failure=failure) as relay:
-        await app.work()
-        await relay.is_done()
+    async def keep_busy():
+        while True:
+            await app.work()
+            await asyncio.sleep(0.1)
+
+    app.rounds = 1
+    failure = FailurePolicy(attempts=3, wait=0.05, longest_wait=0.1)
+    await subscription_store.register("relay", 1, PARTITIONS)
+    async with start(to_message=to_message, failure=failure, partitions=PARTITIONS, batch_size=100) as relay:
+        # It is found while others are published all the time.
+        working = asyncio.create_task(keep_busy())
+        await relay.has_parked()
+        working.cancel()
+        await asyncio.wait([working])
+        app.rounds = 4
         await app.work()
         await relay.is_done()
     committed = await all_events(app.store)
@@ -425,7 +479,7 @@ async def test_a_message_that_is_refused_holds_up_its_stream_only_and_is_publish
     # RabbitMQ closes the channel: innocents that were under way with it may have arrived.
     assert again <= UNDER_WAY * relay.count("waiting")
     await subscription_store.retry_parked("relay")
-    async with start() as relay:
+    async with start(partitions=PARTITIONS) as relay:
         await relay.has_mended()
     assert repetitions(app, committed, await consumer.read(topic)) == again
 
@@ -649,7 +703,6 @@ relay_cli.SubscriptionRunner = partial(relay_cli.SubscriptionRunner, lease_secon
 main()
 """
 """The real one, but that the leases of a process that died last for a test's time."""
-PARTITIONS = 4
 
 
 @pytest.fixture
@@ -713,19 +766,11 @@ async def test_two_relays_share_the_work_and_what_one_leaves_behind_is_published
     await working
     assert await asyncio.to_thread(command("--once").wait, WITHIN) == 0
     committed = await all_events(app.store)
-    ids = [str(event.event_id) for number in theirs async for event in events_in(app.store, number)]
+    left = [event for number in theirs for event in await all_events(app.store, number, PARTITIONS)]
+    ids = {str(event.event_id) for event in left}
     again = repetitions(app, committed, await consumer.read(topic))
     unsaved = sum(message.message_id in ids for message in first) - handled
     assert again <= unsaved
-
-
-async def events_in(store, partition):
-    cursor, more = None, True
-    while more:
-        page = await store.read_page(cursor, only=EventFilter(partition=partition, partitions=PARTITIONS))
-        cursor, more = page.cursor, page.more
-        for event in page.events:
-            yield event
 
 
 async def has_saved(storage, count):

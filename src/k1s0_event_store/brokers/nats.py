@@ -73,13 +73,14 @@ class NatsConnection(Connection):
         token = str(self._number)
         self._answers[token] = answer = asyncio.get_running_loop().create_future()
         try:
-            await self._broker.publish(
-                message.body,
-                message.topic,
-                headers=headers,
-                correlation_id=message.headers.get(CORRELATION, message.message_id),
-                reply_to=f"{self._inbox}.{token}",
-            )
+            async with asyncio.timeout(self.timeout):  # full buffers of a lost connection are never emptied
+                await self._broker.publish(
+                    message.body,
+                    message.topic,
+                    headers=headers,
+                    correlation_id=message.headers.get(CORRELATION, message.message_id),
+                    reply_to=f"{self._inbox}.{token}",
+                )
             await self.acknowledged(answer)
         except nats.js.errors.NoStreamResponseError:
             await self._find_stream(message.topic)
