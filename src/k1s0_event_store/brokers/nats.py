@@ -13,6 +13,7 @@ import nats.js.errors
 from faststream.nats import NatsBroker
 from nats.aio.client import Client
 from nats.aio.msg import Msg
+from nats.aio.subscription import Subscription
 
 from k1s0_event_store.brokers.connection import CORRELATION, Connection, headers_of
 from k1s0_event_store.brokers.publisher import BrokerPublisher
@@ -43,6 +44,7 @@ class NatsConnection(Connection):
     outages = (*Connection.outages, nats.errors.Error)
 
     _client: Client | None = None
+    _subscription: Subscription | None = None
     _inbox = ""
 
     def __init__(self, url: str, timeout: float, options: Mapping[str, Any]) -> None:
@@ -63,7 +65,7 @@ class NatsConnection(Connection):
     async def open(self) -> None:
         self._client = await self.connected(self._broker.connect())
         self._inbox = self._client.new_inbox()
-        await self._client.subscribe(f"{self._inbox}.*", cb=self._answered)
+        self._subscription = await self._client.subscribe(f"{self._inbox}.*", cb=self._answered)
 
     async def publish(self, message: Message) -> None:
         own = {"Nats-Msg-Id": message.message_id, "key": message.key, "content-type": message.content_type}
@@ -112,8 +114,18 @@ class NatsConnection(Connection):
 
     async def close(self) -> None:
         # Not the broker's stop(): it drains, and waits for a server that may not answer.
-        if self._client is not None and not self._client.is_closed:
-            await self._client.close()
+        if self._client is None:
+            return
+        try:
+            if not self._client.is_closed:
+                await self._client.close()
+        finally:
+            # What nats-py forgets when the server died with something unsent.
+            if self._subscription is not None and self._subscription._wait_for_msgs_task is not None:
+                self._subscription._wait_for_msgs_task.cancel()
+            transport: Any = self._client._transport
+            if transport is not None:
+                transport.close()
 
 
 class NatsPublisher(BrokerPublisher):
