@@ -177,14 +177,15 @@ class PartitionWorker:
             await self._delivery.refresh_parked()
         self._fresh_beat = False
         until = self.lease.replay_until
-        page = await self._read()
+        page, is_fresh = await self._read()
         self._limit = min(page.next_limit(self._subscription.batch_size), self._subscription.batch_size)
         if page.more:
             self._read_ahead(page)
         handled = await self._delivery.deliver(page)
         if handled:
             self._watch.hurry()
-        if not page.more and page.cursor != until:
+        # A page that was read ahead may lack what the bell has rung for since.
+        if is_fresh and not page.more and page.cursor != until:
             self.reads_to_the_end += until is None
             await self._rest()
 
@@ -194,15 +195,15 @@ class PartitionWorker:
             await self._delivery.save()
             await wait_for_event(self.bell, IDLE_SECONDS)
 
-    async def _read(self) -> FeedPage:
-        """The next page; it may be under way already."""
+    async def _read(self) -> tuple[FeedPage, bool]:
+        """The next page, and whether it was asked for now: it may be under way already."""
         wanted = _Place(self._delivery.cursor, self._limit, self.lease.replay_until)
         ahead, self._ahead = self._ahead, None
         if ahead is not None and ahead[0] == wanted:
-            return await ahead[1]
+            return await ahead[1], False
         if ahead is not None:
             ahead[1].cancel()
-        return await self._read_at(wanted)
+        return await self._read_at(wanted), True
 
     def _read_ahead(self, page: FeedPage) -> None:
         """Begin to read what follows, while the page is handled."""

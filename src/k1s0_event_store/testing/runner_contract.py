@@ -931,6 +931,20 @@ class RunnerContract:
             await eventually(lambda: len(recorder.seen) == 200)
             assert max(read) == 20
 
+    async def test_what_is_appended_after_a_page_was_read_ahead_is_handled_at_once(
+        self, store: EventStore, storage: SubscriptionStore
+    ) -> None:
+        await append(store, ORDER, 30)
+        recorder = Recorder()
+        recorder.block.clear()
+        async with runner_of(store, storage, Projection(NAME, recorder, batch_size=20)):
+            await recorder.started.wait()
+            await asyncio.sleep(0.1)  # the last page is read ahead
+            await append(store, ORDER, 1)
+            await asyncio.sleep(0.3)  # and the bell has rung
+            recorder.block.set()
+            await eventually(lambda: len(recorder.seen) == 31)
+
     @pytest.mark.parametrize("kind", KINDS)
     async def test_the_end_finishes_what_is_in_hand_and_saves(
         self, store: EventStore, storage: SubscriptionStore, kind: type[Subscription]
