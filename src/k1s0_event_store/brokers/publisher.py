@@ -73,6 +73,12 @@ class BrokerPublisher(Publisher):
         self._under_way: set[str] = set()
         self._suspects = _Suspects()
         self._alone = asyncio.Lock()
+        self._culprits: dict[str, None] = {}
+        """Ids of messages, the latest, for which the broker refused all that were under way."""
+        self._nobody_is_alone = asyncio.Event()
+        self._nobody_is_alone.set()
+        self._all_is_known = asyncio.Event()
+        self._all_is_known.set()
 
     async def connect(self) -> None:
         """Connect now; otherwise the first `publish` does.
@@ -88,6 +94,10 @@ class BrokerPublisher(Publisher):
 
     async def publish(self, message: Message) -> None:
         """See Publisher.publish."""
+        if message.message_id in self._culprits:
+            await self._publish_alone(message)
+            return
+        await self._nobody_is_alone.wait()
         if not self._suspects:
             await self._publish(message)
             return
@@ -107,9 +117,21 @@ class BrokerPublisher(Publisher):
         if self._closing:
             await asyncio.wait(self._closing)
 
+    async def _publish_alone(self, message: Message) -> None:
+        """Others wait for so long: else each attempt would take them along."""
+        async with self._alone:
+            self._nobody_is_alone.clear()
+            try:
+                await self._all_is_known.wait()
+                await self._publish(message)
+                self._culprits.pop(message.message_id, None)
+            finally:
+                self._nobody_is_alone.set()
+
     async def _publish(self, message: Message) -> None:
         connection = self._connection or await self._connected()
         self._under_way.add(message.message_id)
+        self._all_is_known.clear()
         try:
             await connection.publish(message)
         except Exception as error:
@@ -119,6 +141,8 @@ class BrokerPublisher(Publisher):
             raise judged from (None if judged is error else error)
         finally:
             self._under_way.discard(message.message_id)
+            if not self._under_way:
+                self._all_is_known.set()
         if self._suspects:
             self._suspects.clear(message.message_id)
 
@@ -142,7 +166,11 @@ class BrokerPublisher(Publisher):
     def _judged_together(self, connection: Connection, error: Exception, what: str) -> PublishError:
         """The broker refused all that were under way: one at a time, to find out which it meant."""
         is_alone = len(self._under_way) == 1
-        if not is_alone:
+        if is_alone:
+            self._culprits.update(dict.fromkeys(self._under_way))
+            if len(self._culprits) > 1_000:
+                del self._culprits[next(iter(self._culprits))]
+        else:
             self._suspects.add(self._under_way)
         self._throw_away(connection, error)
         if is_alone:
