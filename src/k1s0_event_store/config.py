@@ -8,7 +8,7 @@ import re
 from collections.abc import Mapping
 from dataclasses import dataclass, field, fields
 from typing import Any, Final, Self
-from urllib.parse import SplitResult, quote, unquote, urlsplit
+from urllib.parse import SplitResult, quote, unquote
 
 from k1s0_event_store.exceptions import ConfigurationError
 
@@ -17,6 +17,8 @@ DEFAULT_SCHEMA: Final = "eventstore"
 _SCHEMES: Final = frozenset(
     name + driver for name in ("postgresql", "postgres") for driver in ("", "+asyncpg", "+psycopg")
 )
+_URL: Final = re.compile(r"(?:([^:/?#]+):)?(?://([^/?#]*))?([^?#]*)(?:\?([^#]*))?(?:#(.*))?", re.DOTALL)
+"""Of RFC 3986, appendix B."""
 _HOST: Final = re.compile(r"(\[[^\[\]]*\]|[^:\[\]]*)(:\d*)?")
 _SECRET_PARAMETERS: Final = frozenset({"password", "sslpassword"})
 _PARTS: Final = frozenset({"host", "port", "name", "user", "password", "ssl_mode"})
@@ -111,7 +113,7 @@ class EventStoreConfig:
     @classmethod
     def from_url(cls, url: str) -> Self:
         """From one URL; `schema`, `snapshot_interval` and `snapshots_kept` may stand in its query."""
-        split = urlsplit(check_dsn(url))
+        split = split_url(check_dsn(url))
         settings: dict[str, Any] = {}
         rest: list[str] = []
         for part in _query_parts(split):
@@ -123,6 +125,11 @@ class EventStoreConfig:
             else:
                 rest.append(part)
         return cls(dsn=join_url(split._replace(query="&".join(rest))), **settings)
+
+
+def split_url(url: str) -> SplitResult:
+    """The parts of `url`; the standard library refuses several hosts, newly where one is an IPv6 address."""
+    return SplitResult(*next(_URL.finditer(url)).groups(""))  # any text has this form
 
 
 def join_url(parts: SplitResult) -> str:
@@ -154,12 +161,13 @@ def is_url(url: str) -> bool:
     """False too where a special character in a password would be taken for the end of the host."""
     try:
         url.encode()
-        split = urlsplit(url)
     except ValueError:
         return False
-    hosts = split.netloc.rpartition("@")[2].split(",")
+    split = split_url(url)
+    user, _, hosts = split.netloc.rpartition("@")
     return (
-        all(_HOST.fullmatch(host) for host in hosts)
+        all(_HOST.fullmatch(host) for host in hosts.split(","))
+        and not set("[]") & set(user)
         and "@" not in split.path
         and "#" not in url
         and all("=" in part for part in _query_parts(split))
@@ -172,7 +180,7 @@ def _query_parts(split: SplitResult) -> list[str]:
 
 def mask_dsn(dsn: str) -> str:
     """`dsn` with its passwords replaced."""
-    split = urlsplit(dsn)
+    split = split_url(dsn)
     user, at, hosts = split.netloc.rpartition("@")
     name, colon, _ = user.partition(":")
     query = "&".join(map(_mask_parameter, _query_parts(split)))

@@ -213,11 +213,12 @@ class Delivery:
         handled = len(self._done)
         if failures or held:
             await self._give_up(failures, held, cursor, handled)
+            self._done.clear()
         else:
+            self._done.clear()  # before the save, which may fail: they are counted
             self.cursor, self._unsaved = cursor, self._unsaved + handled
             if self._is_due():
                 await self._save(self._progress(cursor))
-        self._done.clear()
         self.report("handled", handled, seconds=monotonic() - started)
 
     async def _handle_alone(self, event: EventEnvelope) -> Exception | None:

@@ -178,7 +178,7 @@ class PartitionWorker:
         self._fresh_beat = False
         until = self.lease.replay_until
         page, is_fresh = await self._read()
-        self._limit = min(page.next_limit(self._subscription.batch_size), self._subscription.batch_size)
+        self._limit = page.next_limit(self._subscription.batch_size)
         if page.more:
             self._read_ahead(page)
         handled = await self._delivery.deliver(page)

@@ -13,7 +13,8 @@ import time
 import httpx
 import pytest
 import redis as redis_client
-from tests.brokers.servers import BrokerMissing, redis
+from tests.brokers.conftest import running
+from tests.brokers.servers import redis
 
 from k1s0_event_store import (
     EventEnvelope,
@@ -104,13 +105,7 @@ def start(tmp_path, event_store_dsn):
 
 @pytest.fixture
 def broker():
-    with contextlib.ExitStack() as stack:
-        try:
-            server = stack.enter_context(redis())
-        except BrokerMissing as missing:
-            if "brokers" in os.environ.get("K1S0_EVENT_STORE_REQUIRE", ""):
-                raise
-            pytest.skip(str(missing))
+    with running(redis) as server:
         yield server
 
 
@@ -184,7 +179,7 @@ def test_events_and_enqueued_messages_are_published_until_a_signal_comes(
     ids = append(3)
     store.enqueue(Message("mails", "ann", b"Welcome!", content_type="text/plain"))
     eventually(lambda: published("mails"))
-    messages = eventually(published)
+    messages = eventually(lambda: len(found := published()) == 3 and found)
     assert by_key(messages) == ids
     assert messages[0]["ce_source"] == "/k1s0-event-store"
     assert messages[0]["body"] == '{"number":0}'

@@ -9,6 +9,7 @@ from uuid import uuid4
 import pytest
 
 from . import servers
+from .consumers import consumer_of
 from .servers import BrokerMissing
 
 pytest.register_assert_rewrite("k1s0_event_store.testing.publisher_contract")
@@ -58,6 +59,31 @@ def redis_server():
 def topic_name():
     """One that no other test has."""
     return f"k1s0.test.{uuid4().hex}"
+
+
+@pytest.fixture
+def server(broker):
+    """A module's `broker`, to be ill-treated: it runs, whatever the test before did."""
+    broker.thaw()
+    if not broker.is_running:
+        broker.start()
+    return broker
+
+
+@pytest.fixture
+def consumer(broker):
+    return consumer_of(broker.url)
+
+
+@pytest.fixture
+async def topic(server, consumer, topic_name):
+    await consumer.make(topic_name)
+    return topic_name
+
+
+async def start_again(server):
+    server.launch()
+    await asyncio.to_thread(server.wait_until_ready)
 
 
 @pytest.fixture(scope="session")

@@ -16,16 +16,15 @@ from k1s0_event_store.testing.publisher_contract import (
 )
 
 from . import servers
-from .conftest import running
-from .consumers import consumer_of
+from .conftest import running, start_again
 
 TIMEOUT = 1.0
 SOON = 5
 """Seconds that something may take beyond the publisher's timeout."""
 IN_FLIGHT = 200
 
-# The libraries leave sockets to the garbage collector when a server dies, or accepts and says nothing.
-pytestmark = pytest.mark.filterwarnings("ignore::ResourceWarning")
+# FastStream leaves a producer to the garbage collector when its broker dies, or accepts and says nothing.
+pytestmark = pytest.mark.filterwarnings("ignore:Unclosed AIOKafkaProducer:ResourceWarning")
 
 KINDS = [
     pytest.param(kind, marks=pytest.mark.xdist_group(f"{kind} outages"))
@@ -38,31 +37,6 @@ def broker(request):
     """One of our own, to be ill-treated."""
     with running(getattr(servers, request.param)) as server:
         yield server
-
-
-@pytest.fixture
-def server(broker):
-    """It runs, whatever the test before did."""
-    broker.thaw()
-    if not broker.is_running:
-        broker.start()
-    return broker
-
-
-@pytest.fixture
-def consumer(broker):
-    return consumer_of(broker.url)
-
-
-@pytest.fixture
-async def topic(server, consumer, topic_name):
-    await consumer.make(topic_name)
-    return topic_name
-
-
-async def start_again(server):
-    server.launch()
-    await asyncio.to_thread(server.wait_until_ready)
 
 
 @contextmanager

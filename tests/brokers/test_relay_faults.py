@@ -51,15 +51,14 @@ from k1s0_event_store.testing.plugin import _fast_folder
 from k1s0_event_store.testing.publisher_contract import by_key, firsts
 
 from . import relay_worker, servers
-from .conftest import LARGEST, running
-from .consumers import consumer_of
+from .conftest import LARGEST, running, start_again
 
 WITHIN = 60
 """Seconds until a test gives up: a busy machine needs more than a few."""
 eventually = partial(runner_contract.eventually, within=WITHIN)
 
 # As in test_outages.
-pytestmark = pytest.mark.filterwarnings("ignore::ResourceWarning")
+pytestmark = pytest.mark.filterwarnings("ignore:Unclosed AIOKafkaProducer:ResourceWarning")
 
 TIMEOUT = 0.7
 """Seconds that a publisher waits for an acknowledgement, where a broker does not answer for longer."""
@@ -100,35 +99,10 @@ def broker(brokers, request):
     return brokers(request.param)
 
 
-@pytest.fixture
-def server(broker):
-    """It runs, whatever the test before did."""
-    broker.thaw()
-    if not broker.is_running:
-        broker.start()
-    return broker
-
-
-@pytest.fixture
-def consumer(broker):
-    return consumer_of(broker.url)
-
-
-@pytest.fixture
-async def topic(server, consumer, topic_name):
-    await consumer.make(topic_name)
-    return topic_name
-
-
 @pytest.fixture(autouse=True)
 def short_waits(monkeypatch):
     """After an outage the relay's next attempt comes within a test's time."""
     monkeypatch.setattr("k1s0_event_store.worker._LONGEST_BACKOFF", 0.2)
-
-
-async def start_again(server):
-    server.launch()
-    await asyncio.to_thread(server.wait_until_ready)
 
 
 # What is committed, and what arrives

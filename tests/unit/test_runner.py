@@ -204,6 +204,27 @@ async def test_a_last_checkpoint_that_cannot_be_saved_does_not_keep_it_from_endi
     assert "the last checkpoint could not be saved" in caplog.text
 
 
+async def test_what_is_handled_is_counted_once_though_its_checkpoint_could_not_be_saved(
+    store, storage, monkeypatch
+):
+    async def note(event):
+        pass
+
+    await append(store, 6)
+    save, broken = storage.save, iter([True, True])
+
+    async def failing(*arguments):
+        if next(broken, False):
+            raise ConnectionResetError
+        await save(*arguments)
+
+    monkeypatch.setattr(storage, "save", failing)
+    subscriber = Subscriber("a", note, batch_size=3, concurrency=2, checkpoint_every=1)
+    await asyncio.wait_for(runner_of(store, storage, subscriber).run_until_caught_up(), 20)
+    (status,) = await storage.statuses("a")
+    assert status.partitions[0].handled == 6
+
+
 async def test_a_lease_lost_at_the_last_checkpoint_is_told(store, storage):
     notices = []
 

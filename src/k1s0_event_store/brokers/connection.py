@@ -50,14 +50,14 @@ class Connection(ABC):
         It is not cancelled with who waits for it: libraries leave tasks behind that nobody ends.
         """
         self._connecting = asyncio.ensure_future(connecting)
+        # It may fail when nobody waits for it any more.
+        self._connecting.add_done_callback(lambda done: done.cancelled() or done.exception())
         return await asyncio.shield(self._connecting)
 
     async def settled(self) -> None:
         """Wait until it has connected, or has failed to: then it can be closed."""
         if self._connecting is not None:
             await asyncio.wait([self._connecting])
-            if not self._connecting.cancelled():
-                self._connecting.exception()  # somebody has heard of it, or nobody needs to
 
     @abstractmethod
     async def publish(self, message: Message) -> None:

@@ -7,7 +7,7 @@ from collections import deque
 from collections.abc import Mapping, Sequence
 from functools import lru_cache, partial
 from typing import Any, NamedTuple
-from urllib.parse import SplitResult, parse_qsl, unquote, urlsplit
+from urllib.parse import SplitResult, parse_qsl, unquote
 
 import aiokafka.errors
 from aiokafka.partitioner import DefaultPartitioner
@@ -17,6 +17,7 @@ from faststream.security import BaseSecurity, SASLPlaintext, SASLScram256, SASLS
 from k1s0_event_store.brokers.batching import Batches
 from k1s0_event_store.brokers.connection import Connection, headers_of
 from k1s0_event_store.brokers.publisher import BrokerPublisher
+from k1s0_event_store.config import split_url
 from k1s0_event_store.exceptions import ConfigurationError, MessageRefusedError
 from k1s0_event_store.message import Message
 
@@ -51,7 +52,7 @@ class KafkaConnection(Connection):
 
     def __init__(self, url: str, timeout: float, options: Mapping[str, Any]) -> None:
         super().__init__(url, timeout, options)
-        parts = urlsplit(url)
+        parts = split_url(url)
         hosts = parts.netloc.rpartition("@")[2].split(",")
         self._servers = [host if ":" in host.rpartition("]")[2] else f"{host}:9092" for host in hosts]
         self._topics: set[str] = set()
@@ -153,7 +154,7 @@ class KafkaPublisher(BrokerPublisher):
 
     def __init__(self, url: str, *, timeout: float = 10.0, **options: Any) -> None:
         super().__init__(url, timeout=timeout, **options)
-        security_of(urlsplit(url))  # a wrong parameter is found here, not by the first message
+        security_of(split_url(url))  # a wrong parameter is found here, not by the first message
 
 
 def security_of(url: SplitResult) -> BaseSecurity | None:

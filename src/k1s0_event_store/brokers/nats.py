@@ -52,7 +52,7 @@ class NatsConnection(Connection):
         self._answers: dict[str, asyncio.Future[None]] = {}
         self._number = 0
         settings: dict[str, Any] = {
-            "allow_reconnect": False,
+            "allow_reconnect": True,  # for connect(): else it leaves open what failed
             "max_reconnect_attempts": 1,  # of connect() too; 0 would be for ever
             "reconnect_time_wait": 0,
             "connect_timeout": timeout / 4,
@@ -64,6 +64,7 @@ class NatsConnection(Connection):
 
     async def open(self) -> None:
         self._client = await self.connected(self._broker.connect())
+        self._client.options["allow_reconnect"] = False
         self._inbox = self._client.new_inbox()
         self._subscription = await self._client.subscribe(f"{self._inbox}.*", cb=self._answered)
 

@@ -5,10 +5,9 @@ from __future__ import annotations
 import asyncio
 import logging
 from typing import Any, ClassVar
-from urllib.parse import urlsplit
 
 from k1s0_event_store.brokers.connection import Connection
-from k1s0_event_store.config import is_url, mask_dsn
+from k1s0_event_store.config import is_url, mask_dsn, split_url
 from k1s0_event_store.exceptions import (
     BrokerUnavailableError,
     ConfigurationError,
@@ -232,7 +231,7 @@ class BrokerPublisher(Publisher):
 
 
 def _has_host(url: str) -> bool:
-    return is_url(url) and bool(urlsplit(url).netloc.rpartition("@")[2].strip(","))
+    return is_url(url) and bool(split_url(url).netloc.rpartition("@")[2].strip(","))
 
 
 def _closed() -> StoreClosedError:

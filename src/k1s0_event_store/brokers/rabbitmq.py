@@ -6,7 +6,7 @@ import asyncio
 import contextlib
 from collections.abc import Mapping
 from typing import Any
-from urllib.parse import parse_qsl, urlencode, urlsplit
+from urllib.parse import parse_qsl, urlencode
 
 import aio_pika.exceptions
 import aiormq.exceptions
@@ -15,7 +15,7 @@ from faststream.rabbit import Channel, RabbitBroker, RabbitExchange
 
 from k1s0_event_store.brokers.connection import CORRELATION, Connection, headers_of
 from k1s0_event_store.brokers.publisher import BrokerPublisher
-from k1s0_event_store.config import join_url
+from k1s0_event_store.config import join_url, split_url
 from k1s0_event_store.exceptions import MessageRefusedError
 from k1s0_event_store.message import Message
 
@@ -115,7 +115,7 @@ def _check_lengths(*texts: str) -> None:
 
 def split_exchange(url: str) -> tuple[str, str]:
     """The URL as the library knows it, and the exchange."""
-    parts = urlsplit(url)
+    parts = split_url(url)
     query: dict[str, Any] = dict(parse_qsl(parts.query))
     exchange = query.pop("exchange", DEFAULT_EXCHANGE)
     return join_url(parts._replace(query=urlencode(query))), exchange

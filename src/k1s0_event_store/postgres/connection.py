@@ -15,7 +15,7 @@ from contextlib import (
     contextmanager,
 )
 from typing import Any, Final, Protocol, Self, TypeAlias, TypeVar, cast
-from urllib.parse import parse_qsl, urlencode, urlsplit
+from urllib.parse import parse_qsl, urlencode
 
 from sqlalchemy import Connection, Engine, create_engine
 from sqlalchemy.engine.interfaces import Dialect
@@ -30,7 +30,7 @@ from sqlalchemy.ext.asyncio import (
 from sqlalchemy.orm import Session, scoped_session, sessionmaker
 from sqlalchemy.util import greenlet_spawn
 
-from k1s0_event_store.config import EventStoreConfig, join_url
+from k1s0_event_store.config import EventStoreConfig, join_url, split_url
 from k1s0_event_store.exceptions import ConfigurationError, EventStoreError, StoreClosedError
 from k1s0_event_store.postgres.errors import translate
 from k1s0_event_store.postgres.models import EventRow
@@ -330,7 +330,7 @@ def create_sync_store_engine(config: EventStoreConfig) -> Engine:
             "the blocking store needs psycopg: pip install 'k1s0-event-store[psycopg]'"
         ) from exc
     dsn = _plain_dsn(_dsn(config))
-    given = dict(parse_qsl(urlsplit(dsn).query))
+    given = dict(parse_qsl(split_url(dsn).query))
     arguments: dict[str, Any] = {}
     if "application_name" not in given:
         arguments["application_name"] = config.application_name
@@ -377,7 +377,7 @@ def _asyncpg_dsn(dsn: str) -> tuple[str, dict[str, str]]:
 
     None of those taken out changes what is safe; one that does is refused.
     """
-    split = urlsplit(_plain_dsn(dsn))
+    split = split_url(_plain_dsn(dsn))
     given = dict(parse_qsl(split.query, keep_blank_values=True))
     for key in ("channel_binding", "gssencmode"):
         if given.get(key) == "require":

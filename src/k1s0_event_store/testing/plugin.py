@@ -17,7 +17,6 @@ from collections.abc import AsyncIterator, Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Final
-from urllib.parse import urlsplit
 
 import pytest
 
@@ -164,9 +163,9 @@ def in_memory_snapshot_store() -> InMemorySnapshotStore:
 
 def database_dsn(dsn: str, name: str) -> str:
     """`dsn` for another database of the same server."""
-    from k1s0_event_store.config import join_url
+    from k1s0_event_store.config import join_url, split_url
 
-    return join_url(urlsplit(dsn)._replace(path=f"/{name}"))
+    return join_url(split_url(dsn)._replace(path=f"/{name}"))
 
 
 @contextmanager
