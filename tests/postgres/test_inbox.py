@@ -204,9 +204,10 @@ async def test_above_read_committed_consumers_that_run_again_have_one_effect(app
                     async with INBOX.once(connection, "m-1") as is_new:
                         if is_new:
                             await connection.execute(place("o-1"))
-                return is_new
             except DatabaseError as error:
                 retried.append(error.retryable)
+            else:
+                return is_new
 
     assert sorted(await asyncio.gather(*map(work, range(racers)))) == [False] * (racers - 1) + [True]
     assert retried == [True] * (racers - 1)
