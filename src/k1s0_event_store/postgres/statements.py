@@ -260,7 +260,7 @@ _FRAGMENTS: Final = {
     "{partition_of}": partition_of("", "$3::bigint"),
 }
 
-_TABLES: Final = (
+TABLES: Final = (
     "streams", "events", "snapshots", "cluster", "subscriptions", "subscription_workers", "dead_letters",
     "personal_keys", "inbox",
 )  # fmt: skip
@@ -275,7 +275,7 @@ SET_LOCK_TIMEOUT: Final = statement("SELECT set_config('lock_timeout', $1::text,
 
 def schema_names(schema: str) -> dict[str, str]:
     """What to fill in for {tables}: their names, quoted, in `schema`."""
-    return {table: f"{quote_name(schema)}.{table}" for table in _TABLES}
+    return {table: f"{quote_name(schema)}.{table}" for table in TABLES}
 
 
 class Statements:
