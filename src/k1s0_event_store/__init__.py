@@ -57,6 +57,7 @@ from k1s0_event_store.exceptions import (
     SubscriptionError,
     SubscriptionNotFoundError,
     TransactionRequiredError,
+    TransferError,
     UnknownEventTypeError,
     WaitTimeoutError,
 )
@@ -202,6 +203,7 @@ __all__ = [
     "SyncSnapshotStore",
     "Transaction",
     "TransactionRequiredError",
+    "TransferError",
     "TypedEventStore",
     "UnknownEventTypeError",
     "WaitTimeoutError",

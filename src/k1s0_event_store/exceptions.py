@@ -8,6 +8,7 @@
     ├── DeadlockError                PostgreSQL ended this transaction to free another one
     ├── InvalidInputError            also a ValueError: a value that no store can take
     │   ├── InvalidEventError        an event of the batch, by its index
+    │   ├── TransferError            a file of events that is damaged, cut or contradicts the store
     │   └── ConfigurationError       a setting, a DSN, an engine of the wrong kind
     │       └── RegistryError        event types or upcasters that contradict each other
     ├── CorruptDataError             what is stored cannot be read back
@@ -144,6 +145,22 @@ class InvalidEventError(InvalidInputError):
 
     def __reduce__(self) -> tuple[object, ...]:
         return type(self), (self.stream_id, self.index, self.reason)
+
+
+class TransferError(InvalidInputError):
+    """A file of events that cannot be imported any further, or not be written.
+
+    `line` counts from 1. What stands before it is imported, and stays: the same import, repeated
+    with a good file, skips it.
+    """
+
+    def __init__(self, reason: str, line: int | None = None) -> None:
+        self.reason = reason
+        self.line = line
+        super().__init__(reason if line is None else f"line {line}: {reason}")
+
+    def __reduce__(self) -> tuple[object, ...]:
+        return type(self), (self.reason, self.line)
 
 
 class ConfigurationError(InvalidInputError):

@@ -42,6 +42,7 @@ from k1s0_event_store import (
     SubscriptionError,
     SubscriptionNotFoundError,
     TransactionRequiredError,
+    TransferError,
     UnknownEventTypeError,
     WaitTimeoutError,
     exceptions,
@@ -62,6 +63,7 @@ SPECIMENS = [
     (DeadlockError("text"), {}),
     (InvalidInputError("text"), {}),
     (InvalidEventError(ORDER, 3, "why"), {"stream_id": ORDER, "index": 3, "reason": "why"}),
+    (TransferError("why", 7), {"reason": "why", "line": 7}),
     (ConfigurationError("text"), {}),
     (RegistryError("text"), {}),
     (CorruptDataError("text"), {}),
@@ -152,6 +154,8 @@ def test_an_error_keeps_its_facts_and_words_in_another_process(error, facts, aga
         (DuplicateEventError(ORDER, (), "why"), "(id not known)"),
         (LockTimeoutError(ORDER, 1.5), "waited 1.5 s"),
         (LockTimeoutError(ORDER, None), "waited the server's lock_timeout"),
+        (TransferError("why", 7), "line 7: why"),
+        (TransferError("why"), "why"),
         (InvalidEventError(ORDER, 3, "why"), "Event 3 of the batch for stream order-o-1: why"),
         (PersonalDataError("event 1", "$.name", "why"), "data of event 1 at $.name cannot be read: why;"),
         (
@@ -184,5 +188,5 @@ def test_what_may_succeed_when_done_again_says_so():
 
 def test_bad_input_is_a_value_error_too():
     assert {cls for cls in CLASSES if issubclass(cls, ValueError)} == {
-        InvalidInputError, InvalidEventError, ConfigurationError, RegistryError,
+        InvalidInputError, InvalidEventError, TransferError, ConfigurationError, RegistryError,
     }  # fmt: skip

@@ -109,6 +109,7 @@ PUBLIC = [
     "SyncSnapshotStore",
     "Transaction",
     "TransactionRequiredError",
+    "TransferError",
     "TypedEventStore",
     "UnknownEventTypeError",
     "WaitTimeoutError",
