@@ -309,7 +309,9 @@ class Delivery:
         try:
             return self._storage.is_transient(error) or (judge is not None and bool(judge(error)))
         except Exception:
-            logger.exception("%s: the policy's is_transient failed", self.lease)
+            logger.exception(
+                "%s: the policy's is_transient failed", self.lease, extra=place_fields(self.lease)
+            )
             return False
 
     async def _give_up(
@@ -334,13 +336,19 @@ class Delivery:
         for failure in failures:
             self._parked.add(failure.item.stream_id)
             self.report("parked", 1, failure.error)
-            logger.error("%s parked %s", self.lease, _named(failure.item), exc_info=failure.error)
+            logger.error(
+                "%s parked %s", self.lease, _named(failure.item),
+                exc_info=failure.error, extra=place_fields(self.lease) | _event_fields(failure.item),
+            )  # fmt: skip
 
     async def _stop_at(self, failure: Failure[EventEnvelope]) -> Never:
         what, error = _named(failure.item), failure.error
         await self._storage.fail(self.lease, f"{what}: {describe(error)}", stop=True)
         self.report("stopped", 1, error)
-        logger.error("%s stops at %s", self.lease, what, exc_info=error)
+        logger.error(
+            "%s stops at %s", self.lease, what,
+            exc_info=error, extra=place_fields(self.lease) | _event_fields(failure.item),
+        )  # fmt: skip
         raise StoppedError(what) from error
 
     def _is_due(self) -> bool:
@@ -370,6 +378,22 @@ class Delivery:
 
 def _named(event: EventEnvelope) -> str:
     return f"version {event.version} of {event.stream_id} ({event.event_type})"
+
+
+def place_fields(of: Lease | Notice | Subscription) -> dict[str, object]:
+    """What log records carry as `extra`, for logs that are read by machines."""
+    fields: dict[str, object] = {"subscription": of.name, "subscription_version": of.version}
+    return fields if isinstance(of, Subscription) else fields | {"partition": of.partition}
+
+
+def _event_fields(event: EventEnvelope) -> dict[str, object]:
+    return {
+        "aggregate_type": event.stream_id.aggregate_type,
+        "event_type": event.event_type,
+        "event_id": str(event.event_id),
+        "event_version": event.version,
+        "position": event.position,
+    }
 
 
 async def _nothing(_transaction: Transaction | None) -> None:

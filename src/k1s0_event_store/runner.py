@@ -11,7 +11,7 @@ from time import monotonic
 from typing import Self
 from uuid import uuid4
 
-from k1s0_event_store.delivery import Notice
+from k1s0_event_store.delivery import Notice, place_fields
 from k1s0_event_store.exceptions import (
     ConfigurationError,
     LeaseLostError,
@@ -75,8 +75,10 @@ class _Group:
         except Exception as error:
             # The leases last a while, and the next beat may work. Somebody may have removed the rows.
             self._registered = self._registered and not isinstance(error, SubscriptionNotFoundError)
-            logger.warning("%r: no beat of the heart", self.subscription, exc_info=error)
             subscription = self.subscription
+            logger.warning(
+                "%r: no beat of the heart", subscription, exc_info=error, extra=place_fields(subscription)
+            )
             self._runner.notify(Notice("waiting", subscription.name, subscription.version, -1, error=error))
 
     async def _beat(self) -> None:
@@ -111,11 +113,13 @@ class _Group:
         try:
             await worker.run()
         except LeaseLostError as error:
-            logger.warning("%s", error)
+            logger.warning("%s", error, extra=place_fields(lease))
             worker.report("lost", error)
         except Exception as error:
             # It begins anew with the next beat, not at once: the same may happen again.
-            logger.exception("%r: partition %d failed", self.subscription, lease.partition)
+            logger.exception(
+                "%r: partition %d failed", self.subscription, lease.partition, extra=place_fields(lease)
+            )
             worker.report("waiting", error)
             return
         finally:
@@ -148,7 +152,10 @@ class _Group:
         try:
             await self._runner.storage.leave(subscription.name, subscription.version, self._runner.worker)
         except Exception:
-            logger.warning("%r: leases could not be given back", subscription, exc_info=True)
+            logger.warning(
+                "%r: leases could not be given back", subscription,
+                exc_info=True, extra=place_fields(subscription),
+            )  # fmt: skip
 
 
 def _is_same(lease: Lease | None, worker: PartitionWorker) -> bool:
@@ -203,7 +210,7 @@ class SubscriptionRunner:
         self.poll = poll
         self._observe = observe
         self.watch = Watch(store, poll, self.wake)
-        self._subscriptions = tuple(subscriptions)
+        self.subscriptions = tuple(subscriptions)
         self._groups = self._new_groups()
         self._task: asyncio.Task[None] | None = None
 
@@ -260,10 +267,10 @@ class SubscriptionRunner:
             try:
                 self._observe(notice)
             except Exception:
-                logger.exception("the observer failed on %s", notice)
+                logger.exception("the observer failed on %s", notice, extra=place_fields(notice))
 
     def _new_groups(self) -> list[_Group]:
-        return [_Group(self, subscription) for subscription in self._subscriptions]
+        return [_Group(self, subscription) for subscription in self.subscriptions]
 
     def _is_caught_up(self, group: _Group) -> bool:
         workers = group.workers.values()

@@ -16,6 +16,7 @@ from k1s0_event_store.delivery import (
     Notice,
     StoppedError,
     describe,
+    place_fields,
 )
 from k1s0_event_store.exceptions import LeaseLostError
 from k1s0_event_store.feed import FIRST_PAGE, Cursor, FeedPage
@@ -162,7 +163,10 @@ class PartitionWorker:
         except Exception as error:
             if isinstance(error, LeaseLostError):
                 raise
-            logger.warning("%s: the last checkpoint could not be saved", self.lease, exc_info=error)
+            logger.warning(
+                "%s: the last checkpoint could not be saved", self.lease,
+                exc_info=error, extra=place_fields(self.lease),
+            )  # fmt: skip
 
     async def _turn(self) -> None:
         self.bell.clear()
@@ -223,12 +227,15 @@ class PartitionWorker:
         self.report("waiting" if passing else "stopped", error)
         logger.log(
             logging.WARNING if passing else logging.ERROR,
-            "%s: %s", self.lease, "will try again" if passing else "stops", exc_info=error,
+            "%s: %s", self.lease, "will try again" if passing else "stops",
+            exc_info=error, extra=place_fields(self.lease),
         )  # fmt: skip
         try:
             await self._storage.fail(self.lease, describe(error), stop=not passing)
         except Exception:
-            logger.warning("%s: the error could not be noted", self.lease, exc_info=True)
+            logger.warning(
+                "%s: the error could not be noted", self.lease, exc_info=True, extra=place_fields(self.lease)
+            )
             passing = True
         if passing:
             # A float ends at 2**1024, an outage may have more errors.
