@@ -11,10 +11,11 @@ import pytest
 
 from k1s0_event_store import ConfigurationError, EventEnvelope, StoreUnavailableError, StreamId
 from k1s0_event_store import subscription_health as module
-from k1s0_event_store.health import health_app, serve
 from k1s0_event_store.memory import InMemoryEventStore, InMemorySubscriptionStore
 from k1s0_event_store.subscription import PartitionState, PartitionStatus, SubscriptionStatus
 from k1s0_event_store.subscription_health import SubscriptionHealth
+from k1s0_event_store.web.health import health_app
+from k1s0_event_store.web.serving import serve
 
 ORDER = StreamId("order", "o-1")
 CALM = PartitionStatus(0, PartitionState.RUNNING, "web-1", None, 7, 0, 0.0, False, None, None)

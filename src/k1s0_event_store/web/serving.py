@@ -1,43 +1,21 @@
-"""Health over HTTP (extra `web`): the only module that imports the web framework and server."""
+"""Serving an app for as long as a block lasts, in the caller's event loop."""
 
 from __future__ import annotations
 
 import asyncio
 import socket
-from collections.abc import AsyncIterator, Awaitable, Callable, Iterator, Mapping
+from collections.abc import AsyncIterator, Iterator
 from contextlib import asynccontextmanager, contextmanager
-from typing import Any, Final
+from typing import Final
 
 import uvicorn
 from starlette.applications import Starlette
-from starlette.requests import Request
-from starlette.responses import JSONResponse
-from starlette.routing import Route
 
 from k1s0_event_store.exceptions import ConfigurationError
-
-Check = Callable[[], Awaitable[Mapping[str, Any]]]
+from k1s0_event_store.web.access import LoopbackAccess, is_loopback
+from k1s0_event_store.web.browser import browser_in
 
 _LOOPBACK: Final = "127.0.0.1"
-_NOT_KEPT: Final = {"Cache-Control": "no-store"}
-
-
-def health_routes(check: Check) -> list[Route]:
-    """/health: what `check` says, with 503 unless its `status` is "ok"; /live: this process answers."""
-
-    async def health(_request: Request) -> JSONResponse:
-        answer = await check()
-        return JSONResponse(answer, 200 if answer["status"] == "ok" else 503, _NOT_KEPT)
-
-    async def live(_request: Request) -> JSONResponse:
-        return JSONResponse({"status": "ok"}, headers=_NOT_KEPT)
-
-    return [Route("/health", health), Route("/live", live)]
-
-
-def health_app(check: Check) -> Starlette:
-    """An app that answers probes, and nothing else."""
-    return Starlette(routes=health_routes(check))
 
 
 class _Server(uvicorn.Server):
@@ -67,6 +45,24 @@ async def serve(app: Starlette, address: str) -> AsyncIterator[str]:
         finally:
             server.should_exit = True
             await task
+
+
+@asynccontextmanager
+async def serve_browser(app: Starlette, address: str) -> AsyncIterator[str]:
+    """Serve a stream browser, as `serve` does, and close it at the end.
+
+    Raises ConfigurationError too where it would be open to other machines without asking who comes.
+    """
+    browser = browser_in(app)
+    if isinstance(browser.access, LoopbackAccess) and not is_loopback(_host_and_port(address)[0]):
+        raise ConfigurationError(
+            f"at {address} other machines could look: give a token, or a proxy's header that says who asks"
+        )
+    async with app.router.lifespan_context(app), serve(app, address) as url:
+        try:
+            yield url
+        finally:
+            await browser.live.close()  # else the server would wait for pages that stay open
 
 
 def _listener(address: str) -> socket.socket:

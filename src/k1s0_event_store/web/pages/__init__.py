@@ -1,0 +1,1 @@
+"""The pages of the stream browser: each asks the store, and fills a template."""
