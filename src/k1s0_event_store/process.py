@@ -8,7 +8,7 @@ import signal
 from collections.abc import Awaitable
 from typing import Final, Self
 
-from k1s0_event_store.delivery import Notice, describe
+from k1s0_event_store.delivery import Notice, describe, place_fields
 from k1s0_event_store.runner import SubscriptionRunner
 from k1s0_event_store.terminal import plain
 
@@ -106,7 +106,11 @@ class Outages(logging.Filter):
             if notice.partition in self._waiting:
                 self._waiting.remove(notice.partition)
                 logger.info(
-                    "%s version %d partition %d: goes on", notice.name, notice.version, notice.partition
+                    "%s version %d partition %d: goes on",
+                    notice.name,
+                    notice.version,
+                    notice.partition,
+                    extra=place_fields(notice),
                 )
             self._told.clear()
 

@@ -7,15 +7,33 @@ from urllib.parse import urlsplit, urlunsplit
 
 import pytest
 
-from k1s0_event_store import ClusterChangedError, StoreUnavailableError, SyncPostgresEventStore
+from k1s0_event_store import (
+    ClusterChangedError,
+    EventStoreError,
+    StoreUnavailableError,
+    SyncPostgresEventStore,
+)
 from k1s0_event_store.cli import main
 from k1s0_event_store.demo import run as demo_run
 from k1s0_event_store.demo.flights import COLUMNS
+from k1s0_event_store.sandbox import running_server
 from k1s0_event_store.testing.plugin import _execute
 
 ROW = "2013,1,1,517,2,830,11,UA,1545,N1,EWR,IAH,227,1400,15,2013-01-01T10:00:00Z"
 HIDDEN = "hunter2-not-to-be-seen"
 UNREACHABLE = f"postgresql://u:{HIDDEN}@127.0.0.1:1/x"
+
+
+OF_STREAMS = [
+    ("streams",),
+    ("show", "order", "o-1"),
+    ("tail", "--from-start", "--once"),
+    ("append", "order", "o-1"),
+    ("stats",),
+    ("parked",),
+]
+"""Commands that look at streams, or write to one; what comes on stdin is an event."""
+EVENT = '{"event_type": "OrderPlaced", "payload": {}}'
 
 
 @pytest.fixture
@@ -150,11 +168,12 @@ def test_rebase_without_tables_says_to_upgrade(invoke, event_store_dsn):
 
 
 @pytest.mark.parametrize(
-    "command", [("db", "check"), ("db", "upgrade"), ("db", "rebase"), ("db", "validate"), ("demo",)]
+    "command",
+    [("db", "check"), ("db", "upgrade"), ("db", "rebase"), ("db", "validate"), ("demo",), *OF_STREAMS],
 )
 def test_an_unreachable_server_is_one_line_without_the_password(invoke, flights, command):
     more = ("--file", flights) if command == ("demo",) else ()
-    failed = invoke(*command, *more, "--dsn", UNREACHABLE)
+    failed = invoke(*command, *more, "--dsn", UNREACHABLE, input=EVENT)
     assert failed.exit_code == 1
     assert failed.stderr.startswith("error: ")
     assert failed.stderr.count("\n") == 1
@@ -187,6 +206,51 @@ def test_the_password_is_masked_wherever_the_dsn_is_shown(invoke, flights, event
     assert all(":***@" in output and password not in output for output in outputs)
 
 
+@pytest.mark.parametrize("command", OF_STREAMS)
+@pytest.mark.parametrize("way", ["nobody", "no database", "no tables", "no url"])
+def test_no_error_shows_the_password(invoke, event_store_dsn, command, way):
+    dsn, password = with_password(event_store_dsn)
+    if way == "nobody":
+        dsn = dsn.replace("://", "://nobody-", 1)
+    elif way == "no database":
+        dsn = urlunsplit(urlsplit(dsn)._replace(path="/nowhere"))
+    elif way == "no url":
+        dsn = dsn.replace("://", "//", 1)
+    schema = "other" if way == "no tables" else "eventstore"
+    for arguments in (command, ("--debug", *command)):
+        failed = invoke(*arguments, "--dsn", dsn, "--schema", schema, input=EVENT)
+        assert failed.exit_code == 1
+        said = "".join(traceback.format_exception(failed.exception)) + failed.output
+        assert password not in said
+    assert isinstance(failed.exception, EventStoreError)
+
+
+def test_a_wrong_password_is_one_line_and_not_shown(invoke, own_folder):
+    with running_server(own_folder) as dsn:
+        _execute(dsn, "CREATE ROLE keeper LOGIN PASSWORD 'the right one'")
+        rules = own_folder / "pg_hba.conf"
+        rules.write_text(f"local all keeper scram-sha-256\n{rules.read_text()}")
+        _execute(dsn, "SELECT pg_reload_conf()")
+        wrong = dsn.replace("postgres@", f"keeper:{HIDDEN}@")
+        for command in (("db", "check"), *OF_STREAMS):
+            failed = invoke(*command, "--dsn", wrong, input=EVENT)
+            assert failed.exit_code == 1
+            assert failed.stderr.startswith("error: PostgreSQL refused the connection: ")
+            assert failed.stderr.count("\n") == 1
+            assert HIDDEN not in failed.output
+
+
+@pytest.mark.parametrize("command", OF_STREAMS)
+def test_the_dsn_of_the_environment_is_used_and_not_shown(invoke, event_store_dsn, command):
+    dsn, password = with_password(event_store_dsn)
+    invoke("append", "order", "o-1", "--dsn", dsn, input=EVENT)
+    done = invoke(*command, input=EVENT, env={"K1S0_EVENT_STORE_DSN": dsn})
+    assert done.exit_code == 0, done.output
+    assert password not in done.output
+    helped = invoke(*command, "--help", env={"K1S0_EVENT_STORE_DSN": dsn})
+    assert password not in helped.output
+
+
 def test_debug_shows_the_traceback_without_the_password(invoke):
     failed = invoke("--debug", "db", "check", "--dsn", UNREACHABLE)
     assert isinstance(failed.exception, StoreUnavailableError)
@@ -199,6 +263,53 @@ def test_the_entry_point_runs_the_command_line(monkeypatch, capsys):
         main()
     assert done.value.code == 0
     assert version("k1s0-event-store") in capsys.readouterr().out
+
+
+@pytest.mark.parametrize("code", ["0 done", "1 failed", "2 wrong usage", "3 conflict", "130 interrupted"])
+def test_the_help_names_every_exit_code(invoke, code):
+    assert code in " ".join(invoke("--help").stdout.split())
+
+
+def test_ctrl_c_has_exit_code_130_and_no_traceback(invoke, event_store_dsn, monkeypatch):
+    def interrupted(*_arguments):
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr("k1s0_event_store.cli.append.read_new_events", interrupted)
+    stopped = invoke("append", "order", "o-1", "--dsn", event_store_dsn, input=EVENT)
+    assert (stopped.exit_code, stopped.output) == (130, "")
+
+
+@pytest.fixture
+def complete(invoke):
+    """What the command prints when a shell asks it to complete."""
+
+    def one(instruction, **environment):
+        environment["_K1S0_EVENT_STORE_COMPLETE"] = instruction
+        return invoke(prog_name="k1s0-event-store", env=environment).stdout
+
+    return one
+
+
+@pytest.mark.parametrize("shell", ["bash", "zsh", "fish"])
+def test_a_completion_script_is_printed(complete, shell):
+    script = complete(f"source_{shell}")
+    assert "_K1S0_EVENT_STORE_COMPLETE" in script
+    assert "k1s0-event-store" in script
+
+
+@pytest.mark.parametrize(
+    ("words", "completed"),
+    [
+        ("str", ["streams"]),
+        ("subscriptions re", ["reset", "rebuild", "remove", "retry", "resume"]),
+        ("streams --min", ["--min-events"]),
+        ("tail --from", ["--from-start"]),
+    ],
+)
+def test_commands_and_options_are_completed(complete, words, completed):
+    line = f"k1s0-event-store {words}"
+    answer = complete("complete_bash", COMP_WORDS=line, COMP_CWORD=str(line.count(" ")))
+    assert sorted(answer.split()) == sorted(completed)
 
 
 @pytest.mark.parametrize("arguments", [("db", "check"), ("db", "downgrade"), ("fly",), ("demo", "--fast")])
@@ -228,8 +339,8 @@ def test_the_demo_leaves_the_database_of_the_environment_alone(invoke, flights, 
     assert _execute(event_store_dsn, "SELECT count(*) FROM eventstore.events") == 0
 
 
-def test_the_demo_runs_on_an_embedded_server_whose_folder_stays(invoke, tmp_path):
-    folder = tmp_path / "sandbox"
+def test_the_demo_runs_on_an_embedded_server_whose_folder_stays(invoke, own_folder):
+    folder = own_folder / "sandbox"
     first, second = (invoke("demo", "--folder", folder) for _ in range(2))
     assert (first.exit_code, second.exit_code) == (0, 0), first.output + second.output
     assert "80,491 events appended to 3,152 streams" in first.stdout

@@ -9,11 +9,14 @@ import itertools
 import os
 import re
 import shlex
+import signal
 import subprocess
 import sys
+import tempfile
+import time
 import tomllib
 import types
-from contextlib import redirect_stdout
+from contextlib import ExitStack, contextmanager, redirect_stdout
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -38,6 +41,7 @@ PRINTED = re.compile(r"^ *print\(.*?\)(?:  # (.*))?$", re.MULTILINE)
 DSN = re.compile(r"postgresql(\+\w+)?://user:pass@localhost/k1s0")
 LINK = re.compile(r"\]\(([^)#]*)(?:#([^)]*))?\)")
 ROLES = ("app_writer", "app_reader")
+TUTORIAL = ROOT / "docs/tutorial.md"
 _numbers = itertools.count(1)
 
 
@@ -120,7 +124,11 @@ def with_roles(sql, roles):
 def promised(page):
     """What the page says is printed; each print has to say it."""
     runnable = (b.text for b in blocks(page) if b.language == "python" and b.file is None)
-    return [found[1] for text in runnable for found in PRINTED.finditer(text)]
+    return [line for text in runnable for line in promised_by(text)]
+
+
+def promised_by(text):
+    return [found[1] for found in PRINTED.finditer(text)]
 
 
 def write_files(page, dsn, folder):
@@ -213,30 +221,121 @@ def test_the_test_files_of_the_page_on_testing_pass(event_store_server, tmp_path
     assert "skipped" not in done.stdout
 
 
-def shell_lines():
-    shell = [b for page in PAGES for b in blocks(page) if b.language == "sh"]
-    return [pytest.param(line, id=f"{name(b.page)}: {line}") for b in shell for line in b.text.splitlines()]
+class Reader:
+    """Somebody who types what a page says, in a folder, with nothing but what is installed."""
 
+    def __init__(self, folder, terminals, dsn=""):
+        self.folder, self.terminals, self.dsn = folder, terminals, dsn
 
-@pytest.mark.parametrize("line", shell_lines())
-def test_a_documented_command_exists_and_works(line, event_store_dsn, empty_dsn, invoke, monkeypatch):
-    program, *arguments = shlex.split(line)
-    if program == "export":
-        assert arguments == ["K1S0_EVENT_STORE_DSN=postgresql://user:pass@localhost/k1s0"]
-    elif program == "make":
-        assert f"\n{arguments[0]}: " in read(ROOT / "Makefile")
-    elif program == "pip":
-        assert arguments == ["install", project()["name"]]
-    elif program == "alembic":
-        monkeypatch.setenv("K1S0_EVENT_STORE_DSN", empty_dsn)
-        subprocess.run(
-            [sys.executable, "-m", "alembic", *arguments], cwd=ROOT, capture_output=True, check=True
+    def environment(self):
+        own = {name: value for name, value in os.environ.items() if not name.startswith("K1S0_EVENT_STORE_")}
+        path = f"{Path(sys.executable).parent}:{own['PATH']}"
+        return {**own, "PATH": path, "K1S0_EVENT_STORE_DSN": self.dsn}
+
+    def type(self, line):
+        match shlex.split(line):
+            case ["export", setting]:
+                assert setting == "K1S0_EVENT_STORE_DSN=postgresql://user:pass@localhost/k1s0"
+            case ["make", target]:
+                assert f"\n{target}: " in read(ROOT / "Makefile")
+            case ["pip", "install", requirement]:
+                assert requirement in requirements()
+            case ["python", "server.py"]:
+                self.dsn = self.leave_running("server.py", stop=b"\n").stdout.readline().decode().strip()
+            case ["python", "projector.py"]:
+                self.leave_running("projector.py", stop=signal.SIGINT)
+                self.wait_for_a_subscription()
+            case ["python", file]:
+                assert self.run(line).splitlines() == promised_by(read(self.folder / file))
+            case ["alembic", *_]:
+                self.run(line, ROOT)
+            case _:
+                self.run(line)
+
+    def run(self, line, folder=None):
+        """What the command prints; it has to succeed."""
+        done = subprocess.run(
+            ["/bin/sh", "-c", line],
+            cwd=folder or self.folder,
+            env=self.environment(),
+            capture_output=True,
+            text=True,
+            check=False,
         )
-    else:
-        assert program == "k1s0-event-store"
-        dsn = empty_dsn if "upgrade" in arguments else event_store_dsn
-        monkeypatch.setenv("K1S0_EVENT_STORE_DSN", dsn)
-        assert invoke(*arguments).exit_code == 0
+        assert done.returncode == 0, done.stdout + done.stderr
+        return done.stdout
+
+    def leave_running(self, file, stop):
+        return self.terminals.enter_context(self.running(file, stop))
+
+    @contextmanager
+    def running(self, file, stop):
+        """A program in a terminal of its own; a line or a signal stops it at the end."""
+        pipes = {"stdin": subprocess.PIPE, "stdout": subprocess.PIPE}
+        with subprocess.Popen(
+            [sys.executable, file], cwd=self.folder, env=self.environment(), **pipes
+        ) as process:
+            try:
+                yield process
+            finally:
+                self.stop(process, stop)
+        assert process.returncode == 0
+
+    def stop(self, process, stop):
+        try:
+            if isinstance(stop, signal.Signals):
+                process.send_signal(stop)
+            process.communicate(stop if isinstance(stop, bytes) else None, timeout=60)
+        finally:
+            process.kill()
+
+    def wait_for_a_subscription(self):
+        with psycopg.connect(self.dsn, autocommit=True) as connection:
+            for _ in range(600):
+                if connection.execute("SELECT FROM eventstore.subscription_workers").fetchone() is not None:
+                    return
+                time.sleep(0.1)
+        raise TimeoutError("no subscription has begun")
+
+
+@pytest.fixture
+def new_folder():
+    """None of pytest's: PostgreSQL does not run as root, and pytest keeps other users out of its folders."""
+    with tempfile.TemporaryDirectory(prefix="k1s0-tutorial-") as folder:
+        yield Path(folder)
+
+
+def test_the_tutorial_goes_from_nothing_to_a_projection(new_folder):
+    with ExitStack() as terminals:
+        reader = Reader(new_folder, terminals)
+        for block in blocks(TUTORIAL):
+            if block.file is not None:
+                (new_folder / block.file).write_text(block.text, encoding="utf-8")
+            else:
+                assert block.language == "sh"
+                for line in block.text.splitlines():
+                    reader.type(line)
+
+
+def command_pages():
+    """Pages with commands; the tutorial and the page on the command line have tests of their own."""
+    return [page for page in having("sh") if page.name not in {"tutorial.md", "cli.md"}]
+
+
+@pytest.mark.parametrize("page", command_pages(), ids=name)
+def test_the_commands_of_a_page_work_one_after_the_other(page, empty_dsn, event_store_dsn, tmp_path):
+    lines = "".join(b.text for b in blocks(page) if b.language == "sh").splitlines()
+    begins_empty = any("upgrade" in line for line in lines)
+    with ExitStack() as terminals:
+        reader = Reader(tmp_path, terminals, empty_dsn if begins_empty else event_store_dsn)
+        for line in lines:
+            reader.type(line)
+
+
+def requirements():
+    """What `pip install` may be given: the project, alone or with one of its extras."""
+    known = project()
+    return {known["name"], *(f"{known['name']}[{extra}]" for extra in known["optional-dependencies"])}
 
 
 def project():
@@ -254,8 +353,8 @@ def test_every_block_of_code_is_of_a_kind_that_is_run_here():
         ("", None),  # the drawings of ARCHITECTURE.md
     }
     files = {name(page) for page in [*having("python", files=True), *having("ini", files=True)]}
-    assert files == {"docs/migrations.md", "docs/testing.md"}
-    assert {name(page) for page in having("sql")} == {"docs/migrations.md"}
+    assert files == {"docs/migrations.md", "docs/testing.md", "docs/tutorial.md"}
+    assert {name(page) for page in having("sql")} == {"docs/migrations.md", "docs/move.md"}
     assert {name(page) for page in having("")} == {"ARCHITECTURE.md"}
 
 
@@ -299,7 +398,7 @@ def test_the_page_on_architecture_is_short_and_its_files_exist():
 
 def test_every_room_of_the_package_is_in_the_drawings():
     drawings = "".join(b.text for b in blocks(ROOT / "ARCHITECTURE.md"))
-    for room in ("", "postgres", "events", "aggregates", "relay"):
+    for room in ("", "postgres", "events", "aggregates", "relay", "brokers", "transfer"):
         for path in (ROOT / "src/k1s0_event_store" / room).iterdir():
             if path.suffix == ".py" and path.name != "__init__.py":
                 assert path.name in drawings

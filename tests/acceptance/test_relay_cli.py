@@ -23,6 +23,7 @@ from k1s0_event_store import (
     StreamId,
     SyncPostgresEventStore,
 )
+from k1s0_event_store.cli.metrics import prometheus_telemetry
 from k1s0_event_store.testing.plugin import _execute
 
 HIDDEN = "hunter2-not-to-be-seen"
@@ -326,6 +327,20 @@ def test_health_follows_the_relay_through_an_outage(start, broker, published, ap
     assert process.stop() == 0
 
 
+def test_metrics_are_served_beside_health(start, broker, append):
+    process = start("--to", broker.url, *CLOUD, "--health", "127.0.0.1:0")
+    with httpx.Client(base_url=process.url) as probe:
+        append(3)
+        for line in (
+            r'k1s0_event_store_subscription_events_total\{.*outcome="handled".*\} 3\.0',
+            r'messaging_client_sent_messages_total\{.*messaging_system="redis".*\} 3\.0',
+            r'k1s0_event_store_subscription_lag_time_seconds\{.*subscription_name="relay".*\} ',
+            r'db_client_connection_count\{.*state="idle".*\} ',
+        ):
+            eventually(lambda line=line: re.search(f"^{line}", probe.get("/metrics").text, re.MULTILINE))
+    assert process.stop() == 0
+
+
 def test_a_paused_relay_does_not_publish_once_and_says_why(start, broker, event_store_config, append):
     append()
 
@@ -464,7 +479,12 @@ def test_a_port_in_use_is_told_before_anything_runs(refused, event_store_config)
     assert asyncio.run(relays()) == []
 
 
+def test_without_the_extra_for_metrics_only_they_are_missed(monkeypatch):
+    monkeypatch.setitem(sys.modules, "k1s0_event_store.telemetry.prometheus", None)
+    assert prometheus_telemetry() is None
+
+
 def test_without_the_web_extra_only_health_is_missed(refused, monkeypatch, start, broker):
     monkeypatch.setitem(sys.modules, "uvicorn", None)
-    monkeypatch.delitem(sys.modules, "k1s0_event_store.health", raising=False)
+    monkeypatch.delitem(sys.modules, "k1s0_event_store.web.serving", raising=False)
     assert refused(*CLOUD, "--health", 0) == "--health needs an extra: pip install 'k1s0-event-store[web]'"

@@ -21,7 +21,7 @@ from k1s0_event_store import (
     SubscriptionRunner,
     SubscriptionStatus,
 )
-from k1s0_event_store.subscriptions_view import show_statuses
+from k1s0_event_store.cli.subscriptions_view import show_statuses
 from k1s0_event_store.testing.plugin import _execute
 
 ONE, TWO = StreamId("order", "1"), StreamId("order", "2")
@@ -344,6 +344,13 @@ def test_parked_says_when_there_are_more_than_it_shows(run, on_store):
     assert "only the oldest 2 are shown" in run("parked", "--limit", 2).stdout
     assert "only the oldest" not in run("parked", "--limit", 4).stdout
     assert len(json.loads(run("parked", "--json", "--limit", 2).stdout)) == 2
+
+
+def test_parked_is_a_command_of_its_own_too(run, on_store, invoke, event_store_dsn):
+    on_store(of_two_streams(FAILING))
+    shown = invoke("parked", "orders", "--json", "--dsn", event_store_dsn)
+    assert shown.stdout == run("parked", "orders", "--json").stdout
+    assert "`subscriptions retry NAME`" in invoke("parked", "--dsn", event_store_dsn).stdout
 
 
 def test_parked_says_that_there_are_none(run, on_store):

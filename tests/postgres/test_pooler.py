@@ -23,11 +23,13 @@ from k1s0_event_store import (
 )
 from k1s0_event_store.testing.contract import new_events, outcomes, versions
 
+from ..required import is_required
+
 ORDER = StreamId("order", "o-1")
 PGBOUNCER = shutil.which("pgbouncer") or shutil.which("/usr/sbin/pgbouncer")
 
 pytestmark = pytest.mark.skipif(
-    PGBOUNCER is None and "pgbouncer" not in os.environ.get("K1S0_EVENT_STORE_REQUIRE", ""),
+    PGBOUNCER is None and not is_required("pgbouncer"),
     reason="no pgbouncer on this machine (Debian: apt-get install pgbouncer)",
 )
 

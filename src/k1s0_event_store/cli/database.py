@@ -1,23 +1,17 @@
-"""The command line: the demo, the tables of a database, and (in subscriptions_cli) its subscriptions."""
+"""The command line's group `db`: the tables of a database."""
 
 from __future__ import annotations
 
 import asyncio
-import subprocess
 from functools import partial
-from importlib.metadata import version
-from pathlib import Path
-from typing import Annotated, Any, Final
+from typing import Annotated
 
 import sqlalchemy as sa
 import typer
-from rich.console import Console
-from typer.core import TyperGroup
 
-from k1s0_event_store.cli_options import Dsn, Schema, Yes
+from k1s0_event_store.cli.options import Dsn, Schema, Yes
 from k1s0_event_store.config import DEFAULT_SCHEMA, EventStoreConfig
-from k1s0_event_store.demo.run import prepare, run_demo
-from k1s0_event_store.exceptions import EventStoreError, SchemaError
+from k1s0_event_store.exceptions import SchemaError
 from k1s0_event_store.postgres.connection import in_transaction
 from k1s0_event_store.postgres.models import metadata_for
 from k1s0_event_store.postgres.rebase import rebase as rebase_database
@@ -30,99 +24,8 @@ from k1s0_event_store.postgres.schema import (
     upgrade_database,
 )
 from k1s0_event_store.postgres.store import PostgresEventStore
-from k1s0_event_store.relay_cli import relay
-from k1s0_event_store.sandbox import server_or
-from k1s0_event_store.subscriptions_cli import subscriptions
-from k1s0_event_store.terminal import say
 
-STOPPED_BY_USER: Final = 130
-
-
-class _ReportingGroup(TyperGroup):
-    """Commands whose errors are one line on stderr and exit code 1; `--debug` shows the traceback."""
-
-    def invoke(self, ctx: Any) -> Any:
-        try:
-            return super().invoke(ctx)
-        except (EventStoreError, OSError, subprocess.SubprocessError) as exc:
-            if ctx.params.get("debug"):
-                raise
-            typer.echo(f"error: {' '.join(str(exc).split())}", err=True)
-            raise typer.Exit(1) from exc
-
-
-app = typer.Typer(
-    cls=_ReportingGroup,
-    no_args_is_help=True,
-    add_completion=False,
-    pretty_exceptions_enable=False,
-    help="An event store inside your own PostgreSQL database.",
-)
 db = typer.Typer(no_args_is_help=True, help="Make, change and check the tables.")
-app.add_typer(db, name="db")
-app.command()(relay)
-app.add_typer(subscriptions, name="subscriptions")
-
-
-def main() -> None:
-    """Entry point of the command `k1s0-event-store`."""
-    app()
-
-
-def _print_version(wanted: bool) -> None:
-    if wanted:
-        typer.echo(f"k1s0-event-store {version('k1s0-event-store')}")
-        raise typer.Exit
-
-
-@app.callback()
-def _options(
-    debug: Annotated[bool, typer.Option("--debug", help="Show the traceback of an error.")] = False,
-    version: Annotated[
-        bool,
-        typer.Option("--version", is_eager=True, callback=_print_version, help="Show the version and stop."),
-    ] = False,
-) -> None:
-    """Options of every command."""
-
-
-@app.command()
-def demo(
-    folder: Annotated[
-        Path, typer.Option("--folder", help="Where the embedded PostgreSQL keeps its data; it stays.")
-    ] = Path(".sandbox"),
-    dsn: Annotated[
-        str | None, typer.Option("--dsn", help="Run on this database, not on the embedded PostgreSQL.")
-    ] = None,
-    schema: Schema = DEFAULT_SCHEMA,
-    file: Annotated[
-        Path | None,
-        typer.Option("--file", help="CSV file of flights, plain or .gz, instead of January 2013."),
-    ] = None,
-    skip_bad_rows: Annotated[
-        bool, typer.Option("--skip-bad-rows", help="Report rows that are no flights and go on.")
-    ] = False,
-) -> None:
-    """Take in a month of real flights and show what the store does.
-
-    The environment's DSN is not used: the demo writes 80,000 events only where it is told to.
-    """
-    console = Console()
-    config = None if dsn is None else EventStoreConfig(dsn=dsn, schema=schema)
-    streams = prepare(console, file, skip_bad_rows)
-    say(console, _place(config, folder))
-    try:
-        with server_or(dsn, folder) as live:
-            asyncio.run(run_demo(EventStoreConfig(dsn=live, schema=schema), streams, console))
-    except KeyboardInterrupt:
-        typer.echo("stopped; the same command goes on where it stopped", err=True)
-        raise typer.Exit(STOPPED_BY_USER) from None
-
-
-def _place(config: EventStoreConfig | None, folder: Path) -> str:
-    if config is None:
-        return f"embedded PostgreSQL in {folder} (delete the folder to begin again)"
-    return f"database {config.masked_dsn}, schema {config.schema}"
 
 
 @db.command()

@@ -7,12 +7,12 @@ from datetime import UTC, datetime
 from itertools import groupby
 from typing import Any, Final
 
-from rich import box
 from rich.console import Console
 from rich.padding import Padding
 from rich.table import Table
 from rich.text import Text
 
+from k1s0_event_store.cli.tables import duration, foreign, new_table
 from k1s0_event_store.subscription import (
     MOST_COUNTED,
     ParkedEvent,
@@ -99,7 +99,7 @@ def show_statuses(console: Console, statuses: Sequence[SubscriptionStatus]) -> N
 
 
 def _status_table(statuses: Sequence[SubscriptionStatus], workers: dict[str, str]) -> Table:
-    table = _table()
+    table = new_table()
     table.add_column("subscription", overflow="fold")
     for name in ("version", "part", "state"):
         table.add_column(name, no_wrap=True)
@@ -110,12 +110,12 @@ def _status_table(statuses: Sequence[SubscriptionStatus], workers: dict[str, str
             first = index == 0
             state = _state(partition)
             table.add_row(
-                Text(plain(status.name) if first else ""),
+                foreign(status.name if first else ""),
                 (f"{status.version} live" if status.live else str(status.version)) if first else "",
                 str(partition.partition),
                 Text(state, style=_STYLES[state]),
                 _behind(partition.behind),
-                _duration(partition.behind_seconds) if partition.behind else "",
+                duration(partition.behind_seconds) if partition.behind else "",
                 f"{partition.handled:,}",
                 (f"{status.parked:,}" if status.parked else "") if first else "",
                 workers.get(partition.owner or "", ""),
@@ -137,15 +137,6 @@ def _behind(events: int) -> str:
     return f"{events:,}+" if events >= MOST_COUNTED else f"{events:,}"
 
 
-def _duration(seconds: float) -> str:
-    if seconds < 1:
-        return "<1 s"
-    for limit, size, unit in ((120, 1, "s"), (7200, 60, "min"), (172_800, 3600, "h")):
-        if seconds < limit:
-            return f"{seconds / size:.0f} {unit}"
-    return f"{seconds / 86_400:,.0f} d"
-
-
 def _where(status: SubscriptionStatus, partition: PartitionStatus) -> str:
     title = f"{status.name} version {status.version}, partition {partition.partition}"
     return title if partition.failed_at is None else f"{title}, {partition.failed_at:%Y-%m-%d %H:%M:%S} UTC"
@@ -163,11 +154,11 @@ def show_parked(console: Console, events: Iterable[ParkedEvent]) -> None:
         for event in members:
             if event.error is not None:
                 _show_error(console, f"{event.stream_id} event {event.event_version}", event.error)
-    say(console, "`retry NAME` has them handled again, `drop NAME` forgets them")
+    say(console, "next: `subscriptions retry NAME`, or `subscriptions drop NAME` to forget them")
 
 
 def _parked_table(events: Iterable[ParkedEvent], now: datetime) -> Table:
-    table = _table()
+    table = new_table()
     table.add_column("aggregate", overflow="fold")
     table.add_column("id", overflow="fold")
     table.add_column("event", justify="right", no_wrap=True)
@@ -176,20 +167,14 @@ def _parked_table(events: Iterable[ParkedEvent], now: datetime) -> Table:
     table.add_column("for", justify="right", no_wrap=True)
     for event in events:
         table.add_row(
-            Text(plain(event.stream_id.aggregate_type)),
-            Text(plain(event.stream_id.aggregate_id)),
+            foreign(event.stream_id.aggregate_type),
+            foreign(event.stream_id.aggregate_id),
             f"{event.event_version:,}",
-            Text(plain(event.event_type)),
+            foreign(event.event_type),
             "waits" if event.error is None else f"{event.attempts:,}",
-            _duration((now - event.parked_at).total_seconds()),
+            duration((now - event.parked_at).total_seconds()),
         )
     return table
-
-
-def _table() -> Table:
-    return Table(
-        box=box.SIMPLE_HEAD, header_style="bold", show_edge=False, pad_edge=False, padding=(0, 1, 0, 0)
-    )
 
 
 def _show_error(console: Console, title: str, error: str) -> None:

@@ -4,22 +4,22 @@ from __future__ import annotations
 
 import asyncio
 import logging
-import sys
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 from dataclasses import dataclass
 from enum import StrEnum
-from importlib import import_module
 from math import inf
-from operator import attrgetter
-from typing import Annotated, Any, Final
+from typing import TYPE_CHECKING, Annotated, Any, Final
 
 import typer
 
 from k1s0_event_store.brokers.publisher import BrokerPublisher
 from k1s0_event_store.brokers.urls import publisher_for
-from k1s0_event_store.cli_options import Dsn, Schema
+from k1s0_event_store.cli.imports import imported
+from k1s0_event_store.cli.metrics import prometheus_telemetry
+from k1s0_event_store.cli.options import Dsn, Schema
 from k1s0_event_store.config import DEFAULT_SCHEMA, EventStoreConfig
+from k1s0_event_store.delivery import Notice
 from k1s0_event_store.exceptions import BrokerUnavailableError, ConfigurationError
 from k1s0_event_store.garbage import settle
 from k1s0_event_store.postgres.store import PostgresEventStore
@@ -28,8 +28,12 @@ from k1s0_event_store.process import Outages, log_to_stderr, until_signalled
 from k1s0_event_store.relay.cloud_events import TOPIC, CloudEvents
 from k1s0_event_store.relay.relay import Relay, ToMessage
 from k1s0_event_store.runner import SubscriptionRunner
+from k1s0_event_store.store import EventStore
 from k1s0_event_store.subscription import SubscriptionStore
 from k1s0_event_store.subscription_health import SubscriptionHealth
+
+if TYPE_CHECKING:
+    from k1s0_event_store.telemetry.prometheus import PrometheusTelemetry
 
 logger = logging.getLogger("k1s0_event_store.process")
 
@@ -89,7 +93,7 @@ Timeout = Annotated[
 HealthAddress = Annotated[
     str | None,
     typer.Option(
-        "--health", metavar="HOST:PORT", help="Answer probes at /health and /live; PORT: on 127.0.0.1."
+        "--health", metavar="HOST:PORT", help="Answer /health, /live and /metrics; PORT: on 127.0.0.1."
     ),
 ]
 AlarmAfter = Annotated[
@@ -133,7 +137,8 @@ def relay(
     k1s0.{tier}.{domain}.{event-type}.{version}, unless you say otherwise.
     """
     config = EventStoreConfig(dsn=dsn, schema=schema, notify=True)  # it hears of appends where apps notify
-    process = _RelayProcess(config, health, alarm_after, once)
+    telemetry = None if health is None else prometheus_telemetry()
+    process = _RelayProcess(config, health, alarm_after, once, telemetry)
     to_message = _to_message(
         only, message, topic=topic, tier=tier, domain=domain, source=source, structured=structured
     )
@@ -142,7 +147,7 @@ def relay(
     async def run() -> int:
         publisher = publisher_for(to, timeout=timeout)
         relay = Relay(
-            publisher,
+            publisher if telemetry is None else telemetry.publisher(publisher),
             to_message,
             name=name,
             enqueued=only is not Only.EVENTS,
@@ -168,7 +173,8 @@ def _to_message(only: Only | None, message: str | None, **cloud_events: Any) -> 
         raise ConfigurationError(
             f"--message makes the messages, not CloudEvents: leave out {', '.join(given)}"
         )
-    return _function(message)
+    function: ToMessage = imported(message, "--message", "MODULE:FUNCTION", "shop.outbox:to_message")
+    return function
 
 
 def _cloud_events(
@@ -186,21 +192,6 @@ def _cloud_events(
     return CloudEvents(source, topic=topic, tier=tier, domain=domain, structured=structured)
 
 
-def _function(place: str) -> ToMessage:
-    """What stands at MODULE:FUNCTION; modules in the current folder are found too."""
-    module, _, name = place.partition(":")
-    if not module or not name:
-        raise ConfigurationError(f"--message is MODULE:FUNCTION, like shop.outbox:to_message, not {place!r}")
-    sys.path.insert(0, "")
-    try:
-        found: ToMessage = attrgetter(name)(import_module(module))
-    except Exception as error:
-        raise ConfigurationError(
-            f"--message {place} cannot be imported: {type(error).__name__}: {error}"
-        ) from error
-    return found
-
-
 @dataclass(frozen=True, slots=True)
 class _RelayProcess:
     """Where a relay runs, and what it shows of itself."""
@@ -209,6 +200,7 @@ class _RelayProcess:
     health: str | None
     alarm_after: float
     once: bool
+    telemetry: PrometheusTelemetry | None
 
     async def run(self, relay: Relay, publisher: BrokerPublisher, debug: bool) -> int:
         """Publish until a signal comes; returns the exit code."""
@@ -225,10 +217,24 @@ class _RelayProcess:
             settle()
             where = f"{self.config.masked_dsn}, schema {self.config.schema}"
             logger.info("relay %s: %s -> %s%s", relay.name, where, publisher.place, url)
-            runner = SubscriptionRunner(store, storage, [relay], observe=outages.observe)
+            runner = self._runner(store, storage, relay, outages)
             exit_code = await until_signalled(runner, self._work(runner, publisher))
         logger.info("relay %s: stopped", relay.name)
         return exit_code
+
+    def _runner(
+        self, store: EventStore, storage: SubscriptionStore, relay: Relay, outages: Outages
+    ) -> SubscriptionRunner:
+        telemetry = self.telemetry
+        if telemetry is None:
+            return SubscriptionRunner(store, storage, [relay], observe=outages.observe)
+
+        def observe(notice: Notice) -> None:
+            outages.observe(notice)
+            telemetry.observe(notice)
+
+        telemetry.watch(storage)
+        return SubscriptionRunner(telemetry.store(store), storage, [relay], observe=observe)
 
     async def _work(self, runner: SubscriptionRunner, publisher: BrokerPublisher) -> None:
         try:
@@ -244,11 +250,13 @@ class _RelayProcess:
             yield ""
             return
         try:
-            from k1s0_event_store.health import health_app, serve
+            from k1s0_event_store.web.health import health_app
+            from k1s0_event_store.web.serving import serve
         except ImportError as error:
             raise ConfigurationError(
                 "--health needs an extra: pip install 'k1s0-event-store[web]'"
             ) from error
         check = SubscriptionHealth(storage, relay.name, relay.version, alarm_after=self.alarm_after)
-        async with serve(health_app(check), self.health) as url:
+        metrics = None if self.telemetry is None else self.telemetry.render
+        async with serve(health_app(check, metrics), self.health) as url:
             yield f", health at {url}/health"

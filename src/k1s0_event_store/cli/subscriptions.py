@@ -3,21 +3,21 @@
 from __future__ import annotations
 
 import asyncio
-import json
-from collections.abc import Awaitable, Callable, Sequence
-from typing import Annotated, Any, Final, TypeVar
+from collections.abc import Awaitable, Callable
+from typing import Annotated, Final, TypeVar
 
 import typer
 from rich.console import Console
 
-from k1s0_event_store.cli_options import DSN_VARIABLE, SCHEMA_VARIABLE, Dsn, Schema, Yes
+from k1s0_event_store.cli.json_output import print_json
+from k1s0_event_store.cli.options import DSN_VARIABLE, SCHEMA_VARIABLE, Dsn, Json, Schema, Yes
+from k1s0_event_store.cli.subscriptions_view import parked_fields, show_parked, show_statuses, status_fields
 from k1s0_event_store.config import DEFAULT_SCHEMA, EventStoreConfig
 from k1s0_event_store.envelope import StreamId
 from k1s0_event_store.exceptions import SubscriptionNotFoundError
 from k1s0_event_store.feed import Cursor
 from k1s0_event_store.postgres.subscription import PostgresSubscriptionStore
 from k1s0_event_store.subscription import SubscriptionStatus, SubscriptionStore
-from k1s0_event_store.subscriptions_view import parked_fields, show_parked, show_statuses, status_fields
 
 T = TypeVar("T")
 
@@ -33,7 +33,6 @@ NewVersion = Annotated[int, typer.Argument(metavar="VERSION", min=1, help="Versi
 Stream = Annotated[
     tuple[str, str] | None, typer.Option("--stream", metavar="TYPE ID", help="Only this stream's events.")
 ]
-Json = Annotated[bool, typer.Option("--json", help="Print JSON with all fields.")]
 
 subscriptions = typer.Typer(invoke_without_command=True)
 
@@ -63,7 +62,7 @@ def show(
         ctx.fail(f"Missing option '--dsn' (or the variable {DSN_VARIABLE}).")
     statuses = _on(dsn, schema, lambda store: store.statuses())
     if as_json:
-        _print_json([status_fields(status) for status in statuses])
+        print_json([status_fields(status) for status in statuses])
     elif statuses:
         show_statuses(Console(), statuses)
     else:
@@ -208,7 +207,7 @@ def remove(
 def parked(
     dsn: Dsn,
     name: Annotated[
-        str | None, typer.Argument(metavar="[NAME]", help="Name of the subscription; else all.")
+        str | None, typer.Argument(metavar="NAME", help="Name of the subscription; else all.")
     ] = None,
     limit: Annotated[int, typer.Option("--limit", min=1, help="Show so many, the oldest first.")] = 100,
     as_json: Json = False,
@@ -218,7 +217,7 @@ def parked(
     found = _on(dsn, schema, lambda store: store.parked(name, limit + 1))
     shown = found[:limit]
     if as_json:
-        _print_json([parked_fields(event) for event in shown])
+        print_json([parked_fields(event) for event in shown])
         return
     if not found:
         typer.echo("no parked events")
@@ -305,7 +304,3 @@ def _events(count: int, stream: tuple[str, str] | None) -> str:
 
 def _of(stream: tuple[str, str] | None) -> str:
     return "" if stream is None else f" of {StreamId(*stream)}"
-
-
-def _print_json(rows: Sequence[dict[str, Any]]) -> None:
-    typer.echo(json.dumps(rows, indent=2))

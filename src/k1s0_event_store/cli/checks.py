@@ -1,0 +1,125 @@
+"""The commands `verify` and `doctor`: what is wrong with the contents of a store, and with its database."""
+
+from __future__ import annotations
+
+import asyncio
+import json
+from dataclasses import asdict
+from typing import Annotated, Final
+
+import typer
+from rich.console import Console
+
+from k1s0_event_store.cli.failures import FAILED
+from k1s0_event_store.cli.options import Dsn, Json, Schema
+from k1s0_event_store.config import DEFAULT_SCHEMA, EventStoreConfig
+from k1s0_event_store.postgres.diagnosis import Finding, PostgresDoctor, Severity
+from k1s0_event_store.postgres.verification import Fault, Looked, PostgresVerifier
+from k1s0_event_store.terminal import say
+
+_MOST_FAULTS: Final = 1_000
+_STYLES: Final = {Severity.OK: "green", Severity.WARNING: "yellow", Severity.PROBLEM: "bold red"}
+_SEQUENCE_HIDDEN: Final = (
+    "not looked at: the sequence of the positions; GRANT SELECT ON ALL SEQUENCES IN SCHEMA to this role"
+)
+
+
+def verify(
+    dsn: Dsn,
+    aggregate_type: Annotated[
+        str | None, typer.Option("--type", metavar="TYPE", help="Only streams of this aggregate type.")
+    ] = None,
+    as_json: Json = False,
+    schema: Schema = DEFAULT_SCHEMA,
+) -> None:
+    """Look for what appends cannot have left in the tables; exit code 1 if there is any.
+
+    Gaps in streams, heads that differ from the last event, ids that stand
+    twice, snapshots beyond the end, checkpoints that cannot be right. It only
+    reads, and may run beside writers.
+    """
+    run = _Verification(EventStoreConfig(dsn=dsn, schema=schema), aggregate_type)
+    faults, complete = asyncio.run(run.faults())
+    if as_json:
+        fields = {"faults": list(map(asdict, faults)), "complete": complete, "looked_at": run.looked_at}
+        typer.echo(json.dumps(fields, indent=2))
+    else:
+        _show_faults(faults, complete, run)
+    if faults:
+        raise typer.Exit(FAILED)
+
+
+class _Verification:
+    """One run, and on a terminal how far it is."""
+
+    def __init__(self, config: EventStoreConfig, aggregate_type: str | None) -> None:
+        self.looked_at: dict[str, int] = {}
+        self.sequence_hidden = False
+        self._config = config
+        self._aggregate_type = aggregate_type
+        self._status = Console(stderr=True).status("looking ...")
+
+    async def faults(self) -> tuple[list[Fault], bool]:
+        """The first faults, and whether these are all."""
+        found: list[Fault] = []
+        async with PostgresVerifier(self._config) as verifier:
+            with self._status:
+                async for fault in verifier.faults(self._aggregate_type, watch=self._watch):
+                    if len(found) == _MOST_FAULTS:
+                        return found, False
+                    found.append(fault)
+            self.sequence_hidden = not await verifier.may_read_sequence()
+        return found, True
+
+    def _watch(self, looked: Looked) -> None:
+        self.looked_at[looked.check] = looked.rows
+        self._status.update(f"{looked.rows:,} {looked.check} looked at ...")
+
+
+def _show_faults(faults: list[Fault], complete: bool, run: _Verification) -> None:
+    console = Console()
+    for fault in faults:
+        say(console, f"{_place(fault)}: {fault.problem}", "bold red")
+        say(console, f"    {fault.advice}")
+    looked_at = ", ".join(f"{rows:,} {check}" for check, rows in run.looked_at.items())
+    counted = f"{len(faults):,} fault{'' if len(faults) == 1 else 's'}" if faults else "no faults"
+    say(console, f"{counted} in {looked_at}" if complete else f"the first {counted}; there are more")
+    if run.sequence_hidden:
+        say(console, _SEQUENCE_HIDDEN, "yellow")
+
+
+def _place(fault: Fault) -> str:
+    stream = None if fault.aggregate_id is None else f"{fault.aggregate_type} {fault.aggregate_id}"
+    version = None if fault.version is None else f"version {fault.version}"
+    parts = [part for part in (fault.subscription, stream, version) if part is not None]
+    return ", ".join(parts) or "store"
+
+
+def doctor(dsn: Dsn, as_json: Json = False, schema: Schema = DEFAULT_SCHEMA) -> None:
+    """Say whether the store can work here, and what holds it back; exit code 1 if there is a problem.
+
+    Looks at the server, the tables, the rights of the role, open and
+    prepared transactions, replication and vacuum. It only reads. Queries of
+    others are not shown: they may hold what is in events.
+    """
+    findings = asyncio.run(_diagnose(EventStoreConfig(dsn=dsn, schema=schema)))
+    if as_json:
+        typer.echo(json.dumps(list(map(asdict, findings)), indent=2))
+    else:
+        _show_findings(findings)
+    if any(finding.severity is Severity.PROBLEM for finding in findings):
+        raise typer.Exit(FAILED)
+
+
+async def _diagnose(config: EventStoreConfig) -> list[Finding]:
+    async with PostgresDoctor(config) as doctor:
+        return [finding async for finding in doctor.findings()]
+
+
+def _show_findings(findings: list[Finding]) -> None:
+    console = Console()
+    for finding in findings:
+        text = f"{finding.severity:<8} {finding.check}: {finding.text}"
+        say(console, text, _STYLES[finding.severity])
+        if finding.advice:
+            say(console, f"{'':8} {finding.advice}")

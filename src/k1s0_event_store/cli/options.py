@@ -1,0 +1,37 @@
+"""Arguments and options that several commands of the command line share."""
+
+from __future__ import annotations
+
+import re
+from datetime import UTC, datetime, timedelta
+from typing import Annotated, Final
+
+import typer
+
+DSN_VARIABLE: Final = "K1S0_EVENT_STORE_DSN"
+SCHEMA_VARIABLE: Final = "K1S0_EVENT_STORE_SCHEMA"
+
+_AGE: Final = re.compile(r"(\d{1,9})([smhdw])", re.ASCII)
+_UNITS: Final = {"s": "seconds", "m": "minutes", "h": "hours", "d": "days", "w": "weeks"}
+
+
+def point_in_time(text: str) -> datetime:
+    """An ISO date or time (UTC, unless it names another zone), or an age like 7d or 2h."""
+    try:
+        age = _AGE.fullmatch(text)
+        if age is not None:
+            return datetime.now(UTC) - timedelta(**{_UNITS[age[2]]: int(age[1])})
+        time = datetime.fromisoformat(text)
+        return time.replace(tzinfo=UTC) if time.tzinfo is None else time.astimezone(UTC)
+    except (ValueError, OverflowError):
+        raise typer.BadParameter(
+            f"{text!r} is no time: write 2026-01-31, 2026-01-31T12:00, or an age like 7d, 2h, 30m, 10s"
+        ) from None
+
+
+Dsn = Annotated[str, typer.Option("--dsn", envvar=DSN_VARIABLE, help="URL of the database.")]
+Schema = Annotated[str, typer.Option("--schema", envvar=SCHEMA_VARIABLE, help="Schema of the tables.")]
+Yes = Annotated[bool, typer.Option("--yes", help="Do not ask.")]
+Json = Annotated[bool, typer.Option("--json", help="Print JSON with all fields.")]
+AggregateType = Annotated[str, typer.Argument(metavar="TYPE", help="Aggregate type of the stream.")]
+AggregateId = Annotated[str, typer.Argument(metavar="ID", help="Aggregate id of the stream.")]
