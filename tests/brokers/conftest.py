@@ -2,12 +2,12 @@
 
 import asyncio
 import gc
-import os
 from contextlib import ExitStack, contextmanager
 from uuid import uuid4
 
 import pytest
 
+from ..required import skip_without
 from . import servers
 from .consumers import consumer_of
 from .servers import BrokerMissing
@@ -25,9 +25,7 @@ def running(start, *options):
         try:
             server = stack.enter_context(start(*options))
         except BrokerMissing as missing:
-            if "brokers" in os.environ.get("K1S0_EVENT_STORE_REQUIRE", ""):
-                raise
-            pytest.skip(str(missing))
+            skip_without("brokers", str(missing))
         yield server
 
 

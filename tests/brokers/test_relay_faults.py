@@ -671,9 +671,8 @@ async def test_a_database_that_is_restarted_under_the_relay_loses_nothing(
 
 COMMAND = """
 from functools import partial
-from k1s0_event_store import relay_cli
-from k1s0_event_store.cli import main
-relay_cli.SubscriptionRunner = partial(relay_cli.SubscriptionRunner, lease_seconds=0.6)
+from k1s0_event_store.cli import main, relay
+relay.SubscriptionRunner = partial(relay.SubscriptionRunner, lease_seconds=0.6)
 main()
 """
 """The real one, but that the leases of a process that died last for a test's time."""
