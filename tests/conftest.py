@@ -1,8 +1,23 @@
-"""No test fails because the machine is slow: Hypothesis has no deadline either."""
+"""What all tests share."""
 
+import psycopg
+import pytest
 from hypothesis import settings
 
+# No test fails because the machine is slow.
 settings.register_profile(
     "no deadline", settings.get_profile(settings.get_current_profile_name()), deadline=None
 )
 settings.load_profile("no deadline")
+
+
+@pytest.fixture
+def sql(event_store_dsn):
+    """Run SQL past the library; the rows of the answer."""
+    with psycopg.connect(event_store_dsn, autocommit=True) as connection:
+
+        def run(statement, *args):
+            cursor = connection.execute(statement, args or None)
+            return cursor.fetchall() if cursor.description else []
+
+        yield run

@@ -2,17 +2,16 @@
 
 import asyncio
 import contextlib
-import os
 import re
 import signal
 import socket
-import subprocess
 import sys
 import time
 
 import httpx
 import pytest
 import redis as redis_client
+from tests.acceptance.commands import Process, eventually
 from tests.brokers.conftest import running
 from tests.brokers.servers import redis
 
@@ -27,67 +26,24 @@ from k1s0_event_store.cli.metrics import prometheus_telemetry
 from k1s0_event_store.testing.plugin import _execute
 
 HIDDEN = "hunter2-not-to-be-seen"
-COMMAND = (sys.executable, "-c", "from k1s0_event_store.cli import main; main()")
 TOPIC = "k1s0.service.order.placed.v1"
 CLOUD = ("--tier", "service", "--domain", "order")
 NOWHERE = "redis://127.0.0.1:1"
 ORDER = StreamId("order", "o-1")
 
 
-def eventually(condition, within=20.0):
-    """What `condition` gives as soon as it is true."""
-    end = time.monotonic() + within
-    while not (found := condition()):
-        assert time.monotonic() < end, "not within the time"
-        time.sleep(0.02)
-    return found
-
-
-class Process:
-    """The command at work; its log is what it has said so far."""
-
-    def __init__(self, folder, arguments, environment):
-        self._path = folder / f"{time.monotonic_ns()}.log"
-        with self._path.open("w") as log:
-            self._process = subprocess.Popen(
-                [*COMMAND, *map(str, arguments)],
-                stdin=subprocess.DEVNULL,
-                stdout=log,
-                stderr=log,
-                cwd=folder,
-                env={**os.environ, **environment},
-            )
-
-    @property
-    def log(self):
-        return self._path.read_text()
-
-    def says(self, text, times=1):
-        """Wait until the log has the text."""
-        eventually(lambda: self.log.count(text) >= times or self._process.poll() is not None)
-        assert self.log.count(text) >= times, self.log
-        return self
+class RelayProcess(Process):
+    """The command at work."""
 
     @property
     def url(self):
         """Where its health is."""
         return re.search(r"health at (\S+)/health", self.says("health at").log)[1]
 
-    def signal(self, number):
-        self._process.send_signal(number)
-
-    def ends(self, within=20):
-        """Wait for its end; the exit code."""
-        return self._process.wait(within)
-
     def stop(self):
         """A graceful stop; the exit code."""
         self.signal(signal.SIGTERM)
         return self.ends()
-
-    def kill(self):
-        self._process.kill()
-        self._process.wait()
 
 
 @pytest.fixture
@@ -97,7 +53,7 @@ def start(tmp_path, event_store_dsn):
 
         def one(*arguments, **environment):
             given = ("relay", "--dsn", event_store_dsn, *arguments)
-            process = Process(tmp_path, given, environment)
+            process = RelayProcess(tmp_path, given, environment)
             stack.callback(process.kill)
             return process
 
@@ -250,7 +206,7 @@ def test_debug_shows_the_traceback_of_what_is_parked(start, broker, append, tmp_
     (tmp_path / "outbox.py").write_text("def to_message(event):\n    return 1 / 0\n")
     append()
     arguments = ("--debug", "relay", "--dsn", event_store_dsn, "--to", broker.url, "--once")
-    process = Process(tmp_path, (*arguments, "--message", "outbox:to_message"), {})
+    process = RelayProcess(tmp_path, (*arguments, "--message", "outbox:to_message"), {})
     assert process.ends() == 0
     assert "Traceback (most recent call last)" in process.log
     assert "ZeroDivisionError" in process.log

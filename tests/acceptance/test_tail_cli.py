@@ -6,12 +6,11 @@ import json
 import os
 import signal
 import subprocess
-import sys
-import time
 from contextlib import aclosing
 from dataclasses import replace
 
 import pytest
+from tests.acceptance.commands import COMMAND, Process, eventually
 
 from k1s0_event_store import (
     EventEnvelope,
@@ -27,60 +26,24 @@ from k1s0_event_store.postgres.schema import upgrade_database
 from k1s0_event_store.sandbox import running_server
 
 ONE, TWO, USER = StreamId("order", "1"), StreamId("order", "2"), StreamId("user", "1")
-COMMAND = (sys.executable, "-c", "from k1s0_event_store.cli import main; main()")
 
 
-def eventually(condition, within=60.0):
-    """What `condition` gives as soon as it is true."""
-    end = time.monotonic() + within
-    while not (found := condition()):
-        assert time.monotonic() < end, "not within the time"
-        time.sleep(0.02)
-    return found
-
-
-class Process:
+class Tail(Process):
     """`tail --json` at work; `versions` are those of the events that it has printed so far."""
-
-    def __init__(self, folder, dsn, *options):
-        self._out, self._err = folder / "out", folder / "err"
-        with self._out.open("w") as out, self._err.open("w") as err:
-            self._process = subprocess.Popen(
-                [*COMMAND, "tail", "--json", "--dsn", dsn, *options],
-                stdin=subprocess.DEVNULL,
-                stdout=out,
-                stderr=err,
-                env={**os.environ, "PYTHONUNBUFFERED": ""},
-            )
 
     @property
     def versions(self):
-        return [json.loads(line)["version"] for line in self._out.read_text().splitlines()]
-
-    @property
-    def said(self):
-        return self._err.read_text()
+        return [json.loads(line)["version"] for line in self.out.splitlines()]
 
     def prints(self, *versions):
         """Wait until it has printed these events, and no others."""
-        eventually(lambda: len(self.versions) >= len(versions) or self._process.poll() is not None)
-        assert self.versions == list(versions), self.said
-
-    def says(self, text):
-        eventually(lambda: text in self.said or self._process.poll() is not None)
-        assert text in self.said
+        eventually(lambda: len(self.versions) >= len(versions) or self.is_over)
+        assert self.versions == list(versions), self.log
 
     def interrupted(self):
         """Ctrl-C; the exit code."""
-        self._process.send_signal(signal.SIGINT)
-        return self._process.wait(60)
-
-    def ends(self):
-        return self._process.wait(60)
-
-    def kill(self):
-        self._process.kill()
-        self._process.wait()
+        self.signal(signal.SIGINT)
+        return self.ends()
 
 
 @pytest.fixture
@@ -89,7 +52,7 @@ def start(tmp_path):
     with contextlib.ExitStack() as stack:
 
         def one(dsn, *options):
-            process = Process(tmp_path, dsn, *options)
+            process = Tail(tmp_path, ("tail", "--json", "--dsn", dsn, *options))
             stack.callback(process.kill)
             return process
 
@@ -166,7 +129,7 @@ def test_what_comes_is_shown_at_once_and_ctrl_c_ends_it_silently(start, store, e
     append(store, ONE, "Paid", "Sent")
     process.prints(1, 2, 3)
     assert process.interrupted() == 130
-    assert process.said == ""
+    assert process.log == ""
 
 
 def test_without_from_start_only_what_comes_is_shown(start, store, event_store_dsn):
@@ -218,9 +181,9 @@ def test_a_restart_of_the_database_loses_and_repeats_nothing(start, own_folder):
 def test_a_database_that_is_away_at_the_beginning_is_one_line(start):
     process = start("postgresql://u:hunter2-not-to-be-seen@127.0.0.1:1/x")
     assert process.ends() == 1
-    assert process.said.startswith("error: ")
-    assert process.said.count("\n") == 1
-    assert "hunter2" not in process.said
+    assert process.log.startswith("error: ")
+    assert process.log.count("\n") == 1
+    assert "hunter2" not in process.log
 
 
 def start_again(folder):

@@ -9,10 +9,10 @@ from contextlib import contextmanager
 
 import httpx
 import pytest
+from tests.acceptance.commands import COMMAND
 
 from k1s0_event_store import EventEnvelope, StreamId
 
-COMMAND = (sys.executable, "-c", "from k1s0_event_store.cli import main; main()")
 ORDER = StreamId("order", "o-1")
 TOKEN = "a token of 24 characters"  # noqa: S105 - of the tests alone
 MODULE = """

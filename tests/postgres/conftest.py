@@ -4,7 +4,6 @@ import shutil
 import tempfile
 from pathlib import Path
 
-import psycopg
 import pytest
 from sqlalchemy import create_engine, text
 from sqlalchemy.ext.asyncio import create_async_engine
@@ -12,18 +11,6 @@ from sqlalchemy.ext.asyncio import create_async_engine
 from k1s0_event_store import EventStoreConfig, PostgresEventStore, SyncPostgresEventStore
 
 from .wire import running_proxy
-
-
-@pytest.fixture
-def sql(event_store_dsn):
-    """Run SQL past the library; the rows of the answer."""
-    with psycopg.connect(event_store_dsn, autocommit=True) as connection:
-
-        def run(statement, *args):
-            cursor = connection.execute(statement, args or None)
-            return cursor.fetchall() if cursor.description else []
-
-        yield run
 
 
 @pytest.fixture

@@ -5,7 +5,6 @@ from contextlib import asynccontextmanager
 from html import unescape
 
 import httpx
-import psycopg
 import pytest
 
 from k1s0_event_store import EventEnvelope, StreamId
@@ -48,15 +47,3 @@ async def acting(event_store_config):
     """Somebody who may act."""
     async with looking_at(event_browser(event_store_config, allow_actions=True)) as client:
         yield client
-
-
-@pytest.fixture
-def sql(event_store_dsn):
-    """Run SQL past the library; the rows of the answer."""
-    with psycopg.connect(event_store_dsn, autocommit=True) as connection:
-
-        def run(statement, *args):
-            cursor = connection.execute(statement, args or None)
-            return cursor.fetchall() if cursor.description else []
-
-        yield run
