@@ -37,6 +37,7 @@ async def tab(page):
 
 
 async def tab_to(page, locator):
+    await page.wait_for_load_state()  # its styles mark the focus
     for _ in range(MOST_STOPS):
         await tab(page)
         if await locator.evaluate("one => one === document.activeElement"):

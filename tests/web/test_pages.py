@@ -288,7 +288,7 @@ async def test_subscriptions_are_shown_with_their_errors(client, event_store, su
     await place(event_store, tracking=["T-1"])
     await park(event_store, subscription_store)
     listed = text_of(await client.get("/subscriptions"))
-    assert re.search(r"mailer 1 live no worker 0 0 s only one look so far 0 2 Lag over time", listed)
+    assert re.search(r"mailer 1 no worker live 0 0 s only one look so far 0 2 Lag over time", listed)
     page = await client.get("/subscription?name=mailer&version=1")
     seen = text_of(page)
     assert re.search(r"Placed order o-1 v1 .* 1 ValueError: no price", seen)

@@ -70,7 +70,7 @@ class Story:
 
 
 @given(st.lists(st.integers(0, 30), max_size=60))
-def test_no_line_leads_through_an_event_that_it_does_not_belong_to(causes):
+def test_no_line_leads_through_an_event_or_a_text_that_it_does_not_belong_to(causes):
     story = Story()
     story.tell()
     for number, cause in enumerate(causes, 1):
@@ -83,6 +83,9 @@ def test_no_line_leads_through_an_event_that_it_does_not_belong_to(causes):
         for position, node in nodes.items():
             between = [n for n in nodes.values() if n.x == node.x and node.y < n.y < last_effect[position]]
             assert between == []
+    for position, node in nodes.items():
+        beside = [n for n in nodes.values() if node.y <= n.y < last_effect[position]]
+        assert all(n.text_x > node.x for n in beside)
     assert len(picture.edges) == sum(node.cause is not None for node in picture.nodes)
     assert all(node.cause is None or nodes[node.cause.position].x <= node.x for node in nodes.values())
 

@@ -11,19 +11,24 @@ from k1s0_event_store.inspection import EventView
 ROW: Final = 34
 COLUMN: Final = 26
 _MARGIN: Final = 18
-_TEXT_WIDTH: Final = 460
+_TEXT_GAP: Final = 14
+_TEXT_WIDTH: Final = 446
 _MOST_COLUMNS: Final = 20
 
 
 @dataclass(frozen=True, slots=True)
 class Node:
-    """An event in the picture. `depth` counts the causes before it that are in the picture too."""
+    """An event in the picture. `depth` counts the causes before it that are in the picture too.
+
+    Its text begins right of all lines that go down past it.
+    """
 
     event: EventView
     cause: EventView | None
     depth: int
     x: int
     y: int
+    text_x: int
     is_this: bool
 
 
@@ -50,31 +55,45 @@ def graph(events: Sequence[EventView], this: EventView) -> Graph:
     """The picture of events that belong together."""
     ordered = sorted(events, key=lambda event: event.position)
     causes = _causes(ordered)
-    columns = _columns(ordered, causes)
+    line_ends = _line_ends(ordered, causes)
+    columns = _columns(ordered, causes, line_ends)
     nodes: dict[int, Node] = {}
     for row, event in enumerate(ordered):
         cause = causes.get(event.position)
         depth = 0 if cause is None else nodes[cause.position].depth + 1
-        x, y = _MARGIN + columns[event.position] * COLUMN, row * ROW + ROW // 2
-        nodes[event.position] = Node(event, cause, depth, x, y, event.position == this.position)
+        passing = [columns[other.position] for other in ordered[:row] if line_ends[other.position] > row]
+        x, y = _x(columns[event.position]), row * ROW + ROW // 2
+        text_x = _x(max([columns[event.position], *passing])) + _TEXT_GAP
+        nodes[event.position] = Node(event, cause, depth, x, y, text_x, event.position == this.position)
     drawn = list(nodes.values())
     edges = [_edge(nodes[node.cause.position], node) for node in drawn if node.cause is not None]
-    width = max((node.x for node in drawn), default=0) + _TEXT_WIDTH
+    width = max((node.text_x for node in drawn), default=0) + _TEXT_WIDTH
     return Graph(drawn, edges, _tree(drawn), width, len(drawn) * ROW)
 
 
-def _columns(events: Sequence[EventView], causes: Mapping[int, EventView]) -> dict[int, int]:
-    """Columns by position: right of the cause, where no line of another event goes down."""
+def _x(column: int) -> int:
+    return _MARGIN + column * COLUMN
+
+
+def _line_ends(events: Sequence[EventView], causes: Mapping[int, EventView]) -> dict[int, int]:
+    """The row of the last effect of each event, by its position; its own row where it has none."""
     rows = {event.position: row for row, event in enumerate(events)}
-    line_ends = dict(rows)
-    for position, above in causes.items():
-        line_ends[above.position] = max(line_ends[above.position], rows[position])
+    ends = dict(rows)
+    for position, cause in causes.items():
+        ends[cause.position] = max(ends[cause.position], rows[position])
+    return ends
+
+
+def _columns(
+    events: Sequence[EventView], causes: Mapping[int, EventView], line_ends: Mapping[int, int]
+) -> dict[int, int]:
+    """Columns by position: right of the cause, where no line of another event goes down."""
     busy_until: dict[int, int] = {}
     columns: dict[int, int] = {}
-    for event in events:
+    for row, event in enumerate(events):
         cause = causes.get(event.position)
         column = 0 if cause is None else columns[cause.position] + 1
-        while column < _MOST_COLUMNS and busy_until.get(column, -1) >= rows[event.position]:
+        while column < _MOST_COLUMNS and busy_until.get(column, -1) >= row:
             column += 1
         columns[event.position] = min(column, _MOST_COLUMNS)
         busy_until[column] = line_ends[event.position]
