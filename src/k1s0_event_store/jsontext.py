@@ -8,7 +8,7 @@ PostgreSQL's jsonb cannot keep (NaN, infinities, NUL characters, lone surrogates
 from __future__ import annotations
 
 import json
-from typing import Any, Final
+from typing import Any, Final, NoReturn
 
 from pydantic_core import PydanticSerializationError, from_json, to_json
 
@@ -44,10 +44,11 @@ def _is_suspect(text: bytes) -> bool:
 
 
 def _check_closely(text: bytes) -> None:
-    _refuse_nul(json.loads(text, parse_constant=_refuse_constant, parse_int=_refuse_long))
+    _refuse_nul(json.loads(text, parse_constant=refuse_constant, parse_int=_refuse_long))
 
 
-def _refuse_constant(name: str) -> None:
+def refuse_constant(name: str) -> NoReturn:
+    """For a JSON parser that meets NaN or an infinity: raises ValueError."""
     raise ValueError(f"{name} is no JSON number; use null or a string")
 
 

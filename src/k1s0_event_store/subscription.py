@@ -321,6 +321,16 @@ class SubscriptionStatus:
         """True if every partition has looked at everything."""
         return all(partition.caught_up for partition in self.partitions)
 
+    @property
+    def behind(self) -> int:
+        """Events that wait: each partition counts all after its place, so the last one of them says it."""
+        return max((partition.behind for partition in self.partitions), default=0)
+
+    @property
+    def behind_seconds(self) -> float:
+        """The age of the oldest event that waits, in seconds."""
+        return max((partition.behind_seconds for partition in self.partitions), default=0.0)
+
 
 def fair_share(partitions: int, workers: Sequence[str], worker: str) -> int:
     """How many partitions one of the workers, sorted by name, is to have."""

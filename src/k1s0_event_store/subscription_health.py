@@ -78,18 +78,14 @@ def _reason(partitions: Sequence[PartitionStatus], alarm_after: float) -> str | 
 
 
 def _answer(name: str, reason: str | None, status: SubscriptionStatus | None = None) -> dict[str, Any]:
-    """The fields of an answer; without a status those that come from it are unknown (null).
-
-    Each partition counts all events after its place, also those of others: how many wait for the
-    subscription is what the last one of them says.
-    """
+    """The fields of an answer; without a status those that come from it are unknown (null)."""
     partitions = () if status is None else status.partitions
     return {
         "status": "ok" if reason is None else "failing",
         "reason": reason,
         "name": name,
-        "backlog": max((one.behind for one in partitions), default=None),
-        "oldest_seconds": max((round(one.behind_seconds, 3) for one in partitions), default=None),
+        "backlog": None if status is None else status.behind,
+        "oldest_seconds": None if status is None else round(status.behind_seconds, 3),
         "parked": None if status is None else status.parked,
         "partitions": [_partition(one) for one in partitions],
     }

@@ -13,6 +13,7 @@ from uuid import UUID
 from k1s0_event_store.batch import encode_batch
 from k1s0_event_store.envelope import EventEnvelope, StreamId
 from k1s0_event_store.exceptions import InvalidEventError, InvalidInputError
+from k1s0_event_store.jsontext import refuse_constant
 
 _NEEDED: Final = ("event_type", "payload")
 _FIELDS: Final = (*_NEEDED, "metadata", "event_id", "occurred_at")
@@ -79,7 +80,7 @@ class _Reader:
         self._place = 0
         self._line, self._counted = 1, 0
         self._decoder = json.JSONDecoder(
-            parse_float=_exact_float, parse_constant=_refuse_constant, object_pairs_hook=_object
+            parse_float=_exact_float, parse_constant=refuse_constant, object_pairs_hook=_object
         )
 
     def values(self) -> Iterator[tuple[int, Any]]:
@@ -137,10 +138,6 @@ def _exact_float(text: str) -> float:
     if not is_exact:
         raise ValueError(f"the number {text:.50} does not fit a double; write it as a string")
     return number
-
-
-def _refuse_constant(name: str) -> NoReturn:
-    raise ValueError(f"{name} is no JSON number; use null or a string")
 
 
 def _object(pairs: list[tuple[str, Any]]) -> dict[str, Any]:

@@ -40,20 +40,8 @@ class LagHistory:
             for status in kept
         }
         for status in kept:
-            self._samples[status.name, status.version].append(
-                Lag(now, behind(status), behind_seconds(status))
-            )
+            self._samples[status.name, status.version].append(Lag(now, status.behind, status.behind_seconds))
 
     def of(self, status: SubscriptionStatus) -> Sequence[Lag]:
         """Samples of one version, oldest first."""
         return list(self._samples.get((status.name, status.version), ()))
-
-
-def behind(status: SubscriptionStatus) -> int:
-    """Events that wait: each partition counts all after its place, so the last one of them says it."""
-    return max((partition.behind for partition in status.partitions), default=0)
-
-
-def behind_seconds(status: SubscriptionStatus) -> float:
-    """The age of the oldest event that waits, in seconds."""
-    return max((partition.behind_seconds for partition in status.partitions), default=0.0)

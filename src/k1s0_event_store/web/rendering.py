@@ -19,7 +19,6 @@ from k1s0_event_store.web.access import TokenAccess
 from k1s0_event_store.web.browser import browser_of
 from k1s0_event_store.web.headers import HEADERS
 from k1s0_event_store.web.json_view import marked
-from k1s0_event_store.web.lag import behind, behind_seconds
 from k1s0_event_store.web.pictures import CHART_HEIGHT, CHART_WIDTH, LINE_HEIGHT, LINE_WIDTH, percent
 
 _PREVIEW: Final = 100
@@ -124,8 +123,6 @@ def _make_environment() -> Environment:
         "duration": _duration,
         "iso": _iso,
         "json": marked,
-        "lag": behind,
-        "lag_seconds": behind_seconds,
         "number": _number,
         "preview": _preview,
         "size": _size,
