@@ -17,7 +17,7 @@ WITH head AS (
 )
 INSERT INTO eventstore.events (aggregate_type, aggregate_id, version, event_id, event_type, payload,
                                metadata, occurred_at)
-SELECT 'bench', $1, $5::bigint + n, id, 'BenchEvent', payload::jsonb, '{}', now()
+SELECT 'bench', $1, $5::bigint + n, id, 'BenchEvent', payload::json, '{}', now()
 FROM unnest($3::uuid[], $4::text[]) WITH ORDINALITY AS e (id, payload, n)"""
 LOAD = """
 SELECT version, event_id, event_type, payload::text, metadata::text, occurred_at FROM eventstore.events

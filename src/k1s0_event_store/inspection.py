@@ -61,8 +61,8 @@ class StreamPage:
 class EventView:
     """An event as text: what is shown of it is never decoded, so that nothing stored can break a page.
 
-    `payload` and `metadata` are JSON, indented or on one line, cut at the length that was asked for;
-    `payload_length` is the whole payload's, on one line, in characters.
+    `payload` and `metadata` are JSON as it was written, cut at the length that was asked for;
+    `payload_length` is the whole payload's, in characters.
     """
 
     stream_id: StreamId

@@ -1,13 +1,14 @@
 """JSON as the store keeps it: text on the way in, text on the way out, nothing lost between.
 
-Values are encoded as pydantic does (`Decimal`, `UUID`, `datetime`, dataclasses, models). What
-PostgreSQL's jsonb cannot keep (NaN, infinities, NUL characters, lone surrogates), or nobody could read back
-(numbers of more than 4,300 digits), is refused here.
+Values are encoded as pydantic does (`Decimal`, `UUID`, `datetime`, dataclasses, models). What is
+no JSON (NaN, infinities), what PostgreSQL cannot keep as text (NUL characters, lone surrogates), and what
+nobody could read back (numbers of more than 4,300 digits) is refused here.
 """
 
 from __future__ import annotations
 
 import json
+import re
 from typing import Any, Final, NoReturn
 
 from pydantic_core import PydanticSerializationError, from_json, to_json
@@ -21,6 +22,11 @@ _ONLY_DIGITS: Final = bytes(
     ord("0") if chr(byte).isascii() and chr(byte).isdigit() else 0 for byte in range(256)
 )
 _TOO_LONG: Final = b"0" * (MAX_DIGITS + 1)
+_DEEPEST_MARGIN: Final = 20
+_PART: Final = re.compile(
+    r'"(?:[^"\\]|\\.)*(?:"|\\?\Z)|\{\s*\}|\[\s*\]|[{}\[\],:]|[^{}\[\],:"\s]+', re.DOTALL
+)
+"""A string (the last one may be cut), an empty object or array, a sign, a number or a word."""
 
 
 def encode(value: object) -> str:
@@ -86,3 +92,21 @@ def _decode_deep(text: str) -> Any:
         return json.loads(text)
     except (ValueError, RecursionError) as exc:
         raise CorruptDataError(f"stored JSON cannot be decoded: {exc}") from exc
+
+
+def indented(text: str) -> str:
+    """JSON text with a line for each member: nothing is decoded, its end may be cut off, it may be deep."""
+    lines, depth = [""], 0
+    for part in _PART.findall(text):
+        if part in {"}", "]"}:
+            depth -= 1
+            lines.append(_margin(depth))
+        lines[-1] += ": " if part == ":" else part
+        if part in {"{", "[", ","}:
+            depth += part != ","
+            lines.append(_margin(depth))
+    return "\n".join(lines)
+
+
+def _margin(depth: int) -> str:
+    return "  " * min(depth, _DEEPEST_MARGIN)

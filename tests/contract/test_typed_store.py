@@ -476,7 +476,7 @@ class TestPostgres(TypedStoreContract):
     def snapshots(self, snapshot_store):
         return snapshot_store
 
-    async def test_numbers_come_back_as_jsonb_keeps_them(self, store):
+    async def test_numbers_come_back_as_they_went(self, store):
         @dataclass
         class Measured:
             values: list[float]

@@ -90,7 +90,7 @@ def test_upgrade_downgrade_and_upgrade_again_keep_both_histories_apart(
     command.upgrade(app, "head")
     first = catalog(empty_dsn, schema)
     assert _tables(empty_dsn, schema) >= OURS
-    assert _app_revisions(empty_dsn) == ["a5"]
+    assert _app_revisions(empty_dsn) == ["a6"]
 
     command.downgrade(app, "base")
     assert (_tables(empty_dsn, schema) & OURS) == {"k1s0_event_store_version"}
@@ -133,7 +133,7 @@ def test_tables_that_are_there_already_are_left_as_they_are(
     store = SyncPostgresEventStore(EventStoreConfig(schema=schema), bind=empty_engine)
     store.append(stream, [EventEnvelope(stream, "OrderPlaced", {})])
     command.upgrade(app, "head")
-    assert _app_revisions(empty_dsn) == ["a5"]
+    assert _app_revisions(empty_dsn) == ["a6"]
     assert store.current_version(stream) == 1
 
 

@@ -167,18 +167,18 @@ async def test_a_view_has_all_that_is_stored(inspector, event_store):
     assert view == await inspector.at(stored.position)
     facts = (view.stream_id, view.version, view.event_type, view.occurred_at, view.recorded_at)
     assert facts == (ORDER, 1, "Placed", given.occurred_at, stored.recorded_at)
-    assert view.payload == '{\n    "a": [\n        1.5\n    ],\n    "b": 1000000000000000000000000000000\n}'
+    assert view.payload == '{"b":1000000000000000000000000000000,"a":[1.5]}'
     assert json.loads(view.metadata) == {"actor": "Ann"}
     (line,) = await inspector.events(ORDER)
-    assert line.payload == '{"a": [1.5], "b": 1000000000000000000000000000000}'
+    assert line.payload == view.payload
     assert line.payload_length == view.payload_length == len(line.payload)
 
 
 async def test_a_long_payload_is_cut_and_says_its_length(inspector, event_store):
     await event_store.append(ORDER, [event(payload={"a": "x" * 1_000_000})])
     (view,) = await inspector.events(ORDER, cut=20)
-    assert view.payload == '{"a": "xxxxxxxxxxxxx'
-    assert view.payload_length == 1_000_009
+    assert view.payload == '{"a":"xxxxxxxxxxxxxx'
+    assert view.payload_length == 1_000_008
 
 
 async def test_what_nobody_can_decode_is_shown_all_the_same(inspector, sql):
@@ -190,7 +190,7 @@ async def test_what_nobody_can_decode_is_shown_all_the_same(inspector, sql):
     )
     (view,) = await inspector.latest()
     assert view.payload_length == 10_000
-    assert (await inspector.at(view.position)).payload.startswith("[\n    [\n        [")
+    assert (await inspector.at(view.position)).payload == deep
     assert (await inspector.relatives(view)).events == [view]
 
 
@@ -367,7 +367,7 @@ async def test_snapshots_come_newest_first(inspector, snapshot_store):
     await snapshot_store.save(ORDER, 5, {"total": 1})
     await snapshot_store.save(ORDER, 9, {"total": 22}, schema_version=2)
     found = [(one.version, one.schema_version, one.length) for one in await inspector.snapshots(ORDER)]
-    assert found == [(9, 2, 13), (5, 1, 12)]
+    assert found == [(9, 2, 12), (5, 1, 11)]
 
 
 # What is new

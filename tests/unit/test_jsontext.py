@@ -16,7 +16,7 @@ from hypothesis import strategies as st
 from pydantic import BaseModel
 
 from k1s0_event_store import CorruptDataError
-from k1s0_event_store.jsontext import MAX_DIGITS, decode, encode
+from k1s0_event_store.jsontext import MAX_DIGITS, decode, encode, indented
 
 texts = st.text(st.characters(exclude_categories=["Cs"], exclude_characters="\x00"))
 json_values = st.recursive(
@@ -229,3 +229,21 @@ def test_decoded_values_are_never_shared():
 def test_stored_text_that_cannot_be_read_is_corrupt_data(text):
     with pytest.raises(CorruptDataError, match="stored JSON cannot be decoded"):
         decode(text)
+
+
+@pytest.mark.parametrize(
+    "text",
+    ['{"a": 1, "b": [1, {"c": "x, {y\\" }"}], "d": {}, "e": [], "f": [[]]}', '"a\\\\"', "[]", "-1.5e3"],
+)
+def test_indenting_changes_nothing_but_spaces(text):
+    assert json.loads(indented(text)) == json.loads(text)
+
+
+def test_json_that_is_cut_off_is_indented_up_to_there():
+    assert indented('{"a": {"b": "x, {y\\') == '{\n  "a": {\n    "b": "x, {y\\'
+
+
+def test_indenting_again_changes_nothing():
+    once = indented('{"a":1.50,"b":[1,{"c":"x"}],"d":{}}')
+    assert once == '{\n  "a": 1.50,\n  "b": [\n    1,\n    {\n      "c": "x"\n    }\n  ],\n  "d": {}\n}'
+    assert indented(once) == once

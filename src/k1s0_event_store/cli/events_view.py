@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import re
 from typing import Final
 
 from rich.console import Console
@@ -11,14 +10,12 @@ from rich.console import Console
 from k1s0_event_store.cli.json_output import escaped
 from k1s0_event_store.cli.tables import one_line
 from k1s0_event_store.inspection import EventView
+from k1s0_event_store.jsontext import indented
 from k1s0_event_store.terminal import say
 
 SHOWN: Final = 2_000
 """Characters of a payload that are shown. Ask for one more to see whether it was cut."""
 _ONE_LINE: Final = 76
-_DEEPEST: Final = 20
-_PART: Final = re.compile(r'"(?:[^"\\]|\\.)*(?:"|\\?\Z)|\{\}|\[\]|[{}\[\],]|[^{}\[\],"]+', re.DOTALL)
-"""A string (the last one may be cut), an empty object or array, a bracket, or what stands between."""
 
 
 def event_json(event: EventView) -> str:
@@ -56,20 +53,3 @@ def _show_json(console: Console, text: str, title: str = "", style: str = "") ->
     if len(text) > SHOWN:
         say(console, "  ... and more: --json prints all of it", "dim")
 
-
-def indented(text: str) -> str:
-    """JSON text with a line for each member: also where its end is cut off, or it is very deep."""
-    lines, depth = [""], 0
-    for part in _PART.findall(text):
-        if part in {"}", "]"}:
-            depth -= 1
-            lines.append(_margin(depth))
-        lines[-1] += part if lines[-1].strip() else part.lstrip()
-        if part in {"{", "[", ","}:
-            depth += part != ","
-            lines.append(_margin(depth))
-    return "\n".join(lines)
-
-
-def _margin(depth: int) -> str:
-    return "  " * min(depth, _DEEPEST)

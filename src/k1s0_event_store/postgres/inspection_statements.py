@@ -42,28 +42,27 @@ WITH RECURSIVE types AS (
 )
 SELECT aggregate_type FROM types WHERE aggregate_type IS NOT NULL LIMIT $1::bigint"""
 
-# $1 characters of payload and metadata, $2 whether they are indented. OFFSET 0: each payload becomes
-# text once, though it is looked at twice.
+# $1 characters of payload and metadata. OFFSET 0: each payload becomes text once, though it is looked
+# at twice.
 _VIEW: Final = """
 SELECT aggregate_type, aggregate_id, version, position, event_id, event_type, occurred_at, recorded_at,
-       left(CASE WHEN $2::boolean THEN jsonb_pretty(payload) ELSE line END, $1::int), length(line),
-       left(CASE WHEN $2::boolean THEN jsonb_pretty(metadata) ELSE metadata::text END, $1::int),
+       left(line, $1::int), length(line), left(metadata::text, $1::int),
        metadata ->> 'correlation_id', metadata ->> 'causation_id'
 FROM ({rows}) AS e CROSS JOIN LATERAL (SELECT e.payload::text AS line OFFSET 0) AS p
 ORDER BY {order}"""
 
 _OF_STREAM: Final = """
-    SELECT * FROM {events} WHERE aggregate_type = $3::text AND aggregate_id = $4::text
-    AND version >= $5::bigint AND version <= $6::bigint ORDER BY version {direction} LIMIT $7::bigint"""
-_LATEST: Final = "SELECT * FROM {events} WHERE position < $3::bigint ORDER BY position DESC LIMIT $4::bigint"
-_BY_ID: Final = "SELECT * FROM {events} WHERE event_id = $3::uuid LIMIT 100"
-_AT: Final = "SELECT * FROM {events} WHERE position = $3::bigint"
+    SELECT * FROM {events} WHERE aggregate_type = $2::text AND aggregate_id = $3::text
+    AND version >= $4::bigint AND version <= $5::bigint ORDER BY version {direction} LIMIT $6::bigint"""
+_LATEST: Final = "SELECT * FROM {events} WHERE position < $2::bigint ORDER BY position DESC LIMIT $3::bigint"
+_BY_ID: Final = "SELECT * FROM {events} WHERE event_id = $2::uuid LIMIT 100"
+_AT: Final = "SELECT * FROM {events} WHERE position = $2::bigint"
 
-# From an event ($3) to its cause and on to the first one, by the key on event ids. Metadata is the
+# From an event ($2) to its cause and on to the first one, by the key on event ids. Metadata is the
 # app's: what is no id causes nothing. The number of steps ends a circle.
 _ANCESTORS: Final = """
     WITH RECURSIVE ancestors AS (
-        SELECT e.*, 0 AS depth FROM {events} AS e WHERE position = $3::bigint
+        SELECT e.*, 0 AS depth FROM {events} AS e WHERE position = $2::bigint
         UNION ALL
         SELECT cause.* FROM ancestors AS a CROSS JOIN LATERAL (
             SELECT e.*, a.depth + 1 FROM {events} AS e
@@ -73,17 +72,17 @@ _ANCESTORS: Final = """
         ) AS cause WHERE a.depth < 100
     ) SELECT * FROM ancestors WHERE depth > 0"""
 
-# The rest of a correlation ($3): along an index on it, where the app made one. OFFSET 0 keeps the
+# The rest of a correlation ($2): along an index on it, where the app made one. OFFSET 0 keeps the
 # planner from walking along the positions until enough are found.
 _CORRELATED: Final = """
-    SELECT * FROM (SELECT * FROM {events} WHERE metadata ->> 'correlation_id' = $3::text OFFSET 0) AS e
-    ORDER BY position LIMIT $4::bigint"""
+    SELECT * FROM (SELECT * FROM {events} WHERE metadata ->> 'correlation_id' = $2::text OFFSET 0) AS e
+    ORDER BY position LIMIT $3::bigint"""
 
-# Else among the events from one position ($5) to another ($6).
+# Else among the events from one position ($4) to another ($5).
 _CORRELATED_AROUND: Final = """
-    SELECT * FROM (SELECT * FROM {events} WHERE position >= $5::bigint AND position <= $6::bigint
+    SELECT * FROM (SELECT * FROM {events} WHERE position >= $4::bigint AND position <= $5::bigint
                    OFFSET 0) AS e
-    WHERE metadata ->> 'correlation_id' = $3::text ORDER BY position LIMIT $4::bigint"""
+    WHERE metadata ->> 'correlation_id' = $2::text ORDER BY position LIMIT $3::bigint"""
 
 # Is there such an index, and where do the positions end?
 _SEARCH_SPACE: Final = """
@@ -137,16 +136,16 @@ WHERE aggregate_type = $1::text AND aggregate_id = $2::text ORDER BY version DES
 
 _NOW: Final = "SELECT pg_current_snapshot()::text"
 
-# What the snapshot $3 did not see, the newest by (tx, position): $4 of them, of which $5 are shown.
+# What the snapshot $2 did not see, the newest by (tx, position): $3 of them, of which $4 are shown.
 _ARRIVED: Final = """
 WITH arrived AS (
-    SELECT * FROM {events} WHERE tx >= pg_snapshot_xmin($3::text::pg_snapshot)
-    AND NOT pg_visible_in_snapshot(tx, $3::text::pg_snapshot)
-    ORDER BY tx DESC, position DESC LIMIT $4::bigint
+    SELECT * FROM {events} WHERE tx >= pg_snapshot_xmin($2::text::pg_snapshot)
+    AND NOT pg_visible_in_snapshot(tx, $2::text::pg_snapshot)
+    ORDER BY tx DESC, position DESC LIMIT $3::bigint
 )
 SELECT (SELECT count(*) FROM arrived), pg_current_snapshot()::text, view.* FROM (VALUES (1)) AS one
 LEFT JOIN ({view}) AS view ON true"""
-_NEWEST: Final = "SELECT * FROM arrived ORDER BY position DESC LIMIT $5::bigint"
+_NEWEST: Final = "SELECT * FROM arrived ORDER BY position DESC LIMIT $4::bigint"
 _UUID: Final = "'^[0-9a-fA-F]{8}(-?[0-9a-fA-F]{4}){3}-?[0-9a-fA-F]{12}$'"
 
 

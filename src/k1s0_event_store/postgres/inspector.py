@@ -111,7 +111,6 @@ class PostgresInspector(AsyncClient, AsyncClosing):
         limit: int = 50,
         backwards: bool = False,
         cut: int = LINE,
-        indent: bool = False,
     ) -> Sequence[EventView]:
         """Events of one stream."""
         _check_counts(limit=limit, cut=cut)
@@ -119,7 +118,6 @@ class PostgresInspector(AsyncClient, AsyncClosing):
         rows = await self._ask(
             self._looks.backwards if backwards else self._looks.forwards,
             cut,
-            indent,
             stream_id.aggregate_type,
             stream_id.aggregate_id,
             *span,
@@ -132,17 +130,17 @@ class PostgresInspector(AsyncClient, AsyncClosing):
         """The newest events of all streams, newest first; older than position `before`."""
         _check_counts(limit=limit, cut=cut)
         place = _LAST if before is None else before
-        return _views(await self._ask(self._looks.latest, cut, False, place, limit))
+        return _views(await self._ask(self._looks.latest, cut, place, limit))
 
     async def find(self, event_id: UUID, *, cut: int = WHOLE) -> Sequence[EventView]:
-        """Events with this id, indented: one, unless streams of several aggregate ids share it."""
+        """Events with this id: one, unless streams of several aggregate ids share it."""
         _check_counts(cut=cut)
-        return _views(await self._ask(self._looks.by_id, cut, True, event_id))
+        return _views(await self._ask(self._looks.by_id, cut, event_id))
 
     async def at(self, position: int, *, cut: int = WHOLE) -> EventView | None:
-        """The event at a position, indented."""
+        """The event at a position."""
         _check_counts(cut=cut)
-        views = _views(await self._ask(self._looks.at, cut, True, position))
+        views = _views(await self._ask(self._looks.at, cut, position))
         return views[0] if views else None
 
     async def relatives(self, event: EventView, *, limit: int = 200) -> Relatives:
@@ -152,7 +150,7 @@ class PostgresInspector(AsyncClient, AsyncClosing):
         positions before and after the event, and those after the first cause.
         """
         _check_counts(limit=limit)
-        ancestors = _views(await self._ask(self._looks.ancestors, LINE, False, event.position))
+        ancestors = _views(await self._ask(self._looks.ancestors, LINE, event.position))
         first = min((view.position for view in ancestors), default=event.position)
         correlation = event.correlation_id or str(event.event_id)
         rest, complete = await self._correlated(correlation, event.position, first, limit)
@@ -166,10 +164,10 @@ class PostgresInspector(AsyncClient, AsyncClosing):
         """Events of a correlation, and whether these are all."""
         ((indexed, last),) = await self._ask(self._looks.search_space)
         if indexed:
-            rows = await self._ask(self._looks.correlated, LINE, False, correlation, limit)
+            rows = await self._ask(self._looks.correlated, LINE, correlation, limit)
             return _views(rows), len(rows) < limit
         windows = _windows(position, first)
-        look = partial(self._ask, self._looks.correlated_around, LINE, False, correlation, limit)
+        look = partial(self._ask, self._looks.correlated_around, LINE, correlation, limit)
         pages = [await look(*window) for window in windows]
         low, high = windows[-1]
         complete = low <= 1 and high >= last and all(len(rows) < limit for rows in pages)
@@ -177,12 +175,12 @@ class PostgresInspector(AsyncClient, AsyncClosing):
 
     async def _itself_and_first(self, event: EventView, correlation: str) -> Sequence[EventView]:
         """A chain's first event has no correlation id: it gives its own to the others."""
-        itself = _views(await self._ask(self._looks.at, LINE, False, event.position))
+        itself = _views(await self._ask(self._looks.at, LINE, event.position))
         try:
             first = UUID(correlation)
         except ValueError:
             return itself
-        return [*itself, *_views(await self._ask(self._looks.by_id, LINE, False, first))]
+        return [*itself, *_views(await self._ask(self._looks.by_id, LINE, first))]
 
     async def types(self, look_at: int = 20_000) -> TypeShares:
         """Event types and about how many events each has, from about `look_at` events."""
@@ -227,7 +225,7 @@ class PostgresInspector(AsyncClient, AsyncClosing):
         _check_counts(limit=limit, cut=cut)
         if seen is None:
             return Arrivals((), 0, (await self._ask(self._looks.now))[0][0])
-        rows = await self._ask(self._looks.arrived, cut, False, seen, _COUNTED, limit)
+        rows = await self._ask(self._looks.arrived, cut, seen, _COUNTED, limit)
         arrived, now = rows[0][:2]
         views = _views(row[2:] for row in rows if arrived)
         return Arrivals(views, arrived - len(views), now)

@@ -25,7 +25,7 @@ from sqlalchemy import (
     Uuid,
     text,
 )
-from sqlalchemy.dialects.postgresql import JSONB
+from sqlalchemy.dialects.postgresql import JSON
 from sqlalchemy.dialects.postgresql.base import ischema_names
 from sqlalchemy.orm import DeclarativeBase, Mapped, mapped_column
 from sqlalchemy.types import UserDefinedType
@@ -93,9 +93,9 @@ class EventRow(Base):
     version: Mapped[int] = mapped_column(BigInteger)
     event_id: Mapped[UUID] = mapped_column(Uuid)
     event_type: Mapped[str] = mapped_column(Text)
-    payload: Mapped[Any] = mapped_column(JSONB)
+    payload: Mapped[Any] = mapped_column(JSON)
     # "metadata" is a name that declarative classes keep for themselves.
-    event_metadata: Mapped[dict[str, Any]] = mapped_column("metadata", JSONB)
+    event_metadata: Mapped[dict[str, Any]] = mapped_column("metadata", JSON)
     occurred_at: Mapped[datetime] = mapped_column(DateTime(timezone=True))
     recorded_at: Mapped[datetime] = mapped_column(
         DateTime(timezone=True), server_default=text("clock_timestamp()")
@@ -112,7 +112,7 @@ class SnapshotRow(Base):
     aggregate_id: Mapped[str] = mapped_column(Text)
     version: Mapped[int] = mapped_column(BigInteger)
     schema_version: Mapped[int] = mapped_column(BigInteger)
-    state: Mapped[Any] = mapped_column(JSONB)
+    state: Mapped[Any] = mapped_column(JSON)
     taken_at: Mapped[datetime] = mapped_column(DateTime(timezone=True), server_default=text("now()"))
 
 

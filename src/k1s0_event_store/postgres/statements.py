@@ -66,7 +66,7 @@ inserted AS (
     INSERT INTO {events} (aggregate_type, aggregate_id, version, event_id, event_type,
                           payload, metadata, occurred_at)
     SELECT $1::text, $2::text, moved.version - $3::bigint + e.ordinality, e.event_id, e.event_type,
-           e.payload::jsonb, coalesce(e.metadata::jsonb, '{}'), e.occurred_at
+           e.payload::json, coalesce(e.metadata::json, '{}'), e.occurred_at
     FROM moved, unnest($4::uuid[], $5::text[], $6::text[], $7::text[], $8::timestamptz[])
          WITH ORDINALITY AS e (event_id, event_type, payload, metadata, occurred_at, ordinality)
     RETURNING 1
@@ -215,7 +215,7 @@ SELECT min(position) FROM (
 _SAVE_SNAPSHOT: Final = """
 WITH saved AS (
     INSERT INTO {snapshots} (aggregate_type, aggregate_id, version, schema_version, state)
-    VALUES ($1::text, $2::text, $3::bigint, $4::bigint, $5::text::jsonb)
+    VALUES ($1::text, $2::text, $3::bigint, $4::bigint, $5::text::json)
     ON CONFLICT (aggregate_type, aggregate_id, version) DO UPDATE
     SET state = excluded.state, schema_version = excluded.schema_version, taken_at = excluded.taken_at
 ), kept AS (

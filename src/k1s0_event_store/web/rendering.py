@@ -9,11 +9,13 @@ from typing import Any, Final
 from urllib.parse import urlencode
 
 from jinja2 import Environment, PackageLoader, StrictUndefined
+from markupsafe import Markup
 from starlette.requests import Request
 from starlette.responses import HTMLResponse
 
 from k1s0_event_store.envelope import StreamId
 from k1s0_event_store.inspection import EventView
+from k1s0_event_store.jsontext import indented
 from k1s0_event_store.subscription import MOST_COUNTED
 from k1s0_event_store.web.access import TokenAccess
 from k1s0_event_store.web.browser import browser_of
@@ -105,8 +107,13 @@ def _is_cut(event: EventView, cut: int) -> bool:
     return len(event.payload) >= cut or len(event.metadata) >= cut
 
 
+def _json(text: str) -> Markup:
+    """JSON with a line for each member, its parts marked."""
+    return marked(indented(text))
+
+
 def _is_empty_json(text: str) -> bool:
-    return len(text) < 10 and "".join(text.split()) == "{}"
+    return text == "{}"
 
 
 def _make_environment() -> Environment:
@@ -122,7 +129,7 @@ def _make_environment() -> Environment:
         "behind": _behind,
         "duration": _duration,
         "iso": _iso,
-        "json": marked,
+        "json": _json,
         "number": _number,
         "preview": _preview,
         "size": _size,

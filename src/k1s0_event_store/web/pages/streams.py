@@ -71,7 +71,7 @@ async def _events(browser: Browser, query: Parameters, head: StreamHead, version
     at = query.number("at", 1)
     where = (1, min(at or version, version)) if order == "newest" else (at or 1, version)
     events = await browser.inspector.events(
-        head.stream_id, *where, limit=_EVENTS, backwards=order == "newest", cut=CUT, indent=True
+        head.stream_id, *where, limit=_EVENTS, backwards=order == "newest", cut=CUT
     )
     return {
         "order": order,
