@@ -52,4 +52,3 @@ def _show_json(console: Console, text: str, title: str = "", style: str = "") ->
     say(console, "\n".join(f"  {line}" for line in lines), style)
     if len(text) > SHOWN:
         say(console, "  ... and more: --json prints all of it", "dim")
-
