@@ -44,7 +44,10 @@ def encode(value: object) -> str:
 
 def _is_suspect(text: bytes) -> bool:
     """True if `text` holds what may have to be refused, or a harmless string that looks like it."""
-    if b"NaN" in text or b"Infinity" in text or b"\\u0000" in text:
+    # One byte is looked for many times faster than several.
+    if (b"N" in text and b"NaN" in text) or (b"I" in text and b"Infinity" in text):
+        return True
+    if b"\\" in text and b"\\u0000" in text:
         return True
     return len(text) > MAX_DIGITS and _TOO_LONG in text.translate(_ONLY_DIGITS)
 

@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from datetime import UTC
-from typing import Any
+from operator import itemgetter
+from typing import Any, Final
 from uuid import UUID
 
 from k1s0_event_store.batch import Batch, check_stream_id, encode_batch
@@ -15,11 +15,11 @@ from k1s0_event_store.envelope import (
     ExpectedVersion,
     StreamId,
     check_expected_version,
-    stored_envelope,
+    undecoded_envelope,
+    utc_moment,
 )
 from k1s0_event_store.exceptions import (
     ConcurrencyError,
-    CorruptDataError,
     DuplicateEventError,
     LockTimeoutError,
     OutcomeUnknownError,
@@ -49,6 +49,9 @@ from k1s0_event_store.postgres.statements import (
 )
 from k1s0_event_store.snapshot import Snapshot, check_snapshot_query, encode_state
 from k1s0_event_store.store import Span, check_wait
+
+_JSON: Final = itemgetter(-7), itemgetter(-6)
+"""Payload and metadata, of every kind of row."""
 
 
 def append(
@@ -202,8 +205,8 @@ def next_page_size(rows: Rows) -> int:
 
 
 def mean_bytes(rows: Rows) -> int:
-    """Mean length of payload and metadata; rows that nobody wants have none."""
-    return sum(len(row[-7] or "") + len(row[-6] or "") for row in rows) // max(1, len(rows))
+    """Mean length of payload and metadata."""
+    return sum(sum(map(len, map(text, rows))) for text in _JSON) // max(1, len(rows))
 
 
 def _read_query(sql: Statements, stream_id: StreamId, span: Span) -> Query:
@@ -216,7 +219,7 @@ def _read_query(sql: Statements, stream_id: StreamId, span: Span) -> Query:
 def envelopes(stream_id: StreamId, rows: Rows) -> list[EventEnvelope]:
     """Envelopes of one stream's rows."""
     with CollectionPaused():
-        return [_envelope(stream_id, row) for row in rows]
+        return [undecoded_envelope(stream_id, *row) for row in rows]
 
 
 def feed_envelopes(rows: Rows) -> list[EventEnvelope]:
@@ -230,30 +233,8 @@ def feed_envelopes(rows: Rows) -> list[EventEnvelope]:
                 stream_id = stream_ids.get(key)
                 if stream_id is None:
                     stream_id = stream_ids[key] = StreamId(aggregate_type, aggregate_id)
-                events.append(_envelope(stream_id, row))
+                events.append(undecoded_envelope(stream_id, *row))
     return events
-
-
-def _envelope(stream_id: StreamId, row: Sequence[Any]) -> EventEnvelope:
-    event_type, payload, metadata, event_id, occurred_at, version, recorded_at, position = row
-    if occurred_at.tzinfo is not UTC:  # psycopg answers in the session's time zone
-        occurred_at, recorded_at = occurred_at.astimezone(UTC), recorded_at.astimezone(UTC)
-    try:
-        return stored_envelope(
-            {
-                "stream_id": stream_id,
-                "event_type": event_type,
-                "payload": decode(payload),
-                "metadata": {} if metadata == "{}" else decode(metadata),
-                "event_id": event_id,
-                "occurred_at": occurred_at,
-                "version": version,
-                "recorded_at": recorded_at,
-                "position": position,
-            }
-        )
-    except CorruptDataError as exc:
-        raise CorruptDataError(f"stream {stream_id}, version {version}: {exc}") from exc
 
 
 def save_snapshot(
@@ -278,7 +259,7 @@ def load_snapshot(
     if not rows:
         return None
     version, state, taken_at, schema = rows[0]
-    return Snapshot(stream_id, version, decode(state), taken_at.astimezone(UTC), schema)
+    return Snapshot(stream_id, version, decode(state), utc_moment(taken_at), schema)
 
 
 def load_since_snapshot(
@@ -291,5 +272,5 @@ def load_since_snapshot(
     if not rows or rows[0][0] is not None:
         return None, envelopes(stream_id, rows)
     _, state, _, _, taken_at, version, _, schema = rows[0]
-    snapshot = Snapshot(stream_id, version, decode(state), taken_at.astimezone(UTC), schema)
+    snapshot = Snapshot(stream_id, version, decode(state), utc_moment(taken_at), schema)
     return snapshot, envelopes(stream_id, rows[1:])
