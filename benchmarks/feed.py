@@ -1,7 +1,7 @@
 """The feed in figures: a projection against the peers' own runners, latency, idle subscriptions, a poll.
 
-Usage: python benchmarks/feed.py [--rounds 5] [--events 1000000] [--python313 PATH] [--write]
-                                 [--only projection,latency,idle,poll]
+Usage: python benchmarks/feed.py [--rounds 5] [--events 1000000] [--python313 PATH] [--environments FOLDER]
+                                 [--write] [--only projection,latency,idle,poll]
 
 projection: 5,020 events are there before the start; a projection writes one row for each. Medians of
     --rounds. Stores take turns, each with a process and a database of its own, peers also with an
@@ -31,18 +31,8 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 import psycopg
-from run import (
-    PEERS,
-    REQUIREMENTS_311,
-    REQUIREMENTS_313,
-    Store,
-    environment,
-    in_turn,
-    machine,
-    new_database,
-    server_version,
-    write_to_readme,
-)
+from report import machine, markdown, write_between
+from stores import PEERS, Store, in_turn, new_database, peer_pythons, server_version
 
 from k1s0_event_store import (
     EventEnvelope,
@@ -57,12 +47,12 @@ from k1s0_event_store.feed import FIRST_PAGE, LARGEST_PAGE
 from k1s0_event_store.postgres.schema import upgrade_database
 from k1s0_event_store.sandbox import running_server
 
-BEGIN, END = "<!-- feed-benchmark:begin -->", "<!-- feed-benchmark:end -->"
 OURS = "k1s0_event_store_feed"
 RUNNERS = {
     "eventsourcing_feed": f"{PEERS['eventsourcing_pg']}, its ProjectionRunner",
     "eventsource_py_feed": f"{PEERS['eventsource_py']}, its SubscriptionManager",
 }
+ENVIRONMENTS = {"eventsourcing_feed": "eventsourcing_pg", "eventsource_py_feed": "eventsource_py"}
 TIME_LIMIT = 120
 APPENDS, EVERY, WRITERS = 300, 0.02, 8
 WARM_UP = 50
@@ -113,11 +103,9 @@ async def append_one(store, name):
 
 
 def projection(dsn, folder, options):
-    pythons = {OURS: sys.executable}
-    pythons["eventsourcing_feed"] = environment(folder / "311", sys.executable, REQUIREMENTS_311)
-    if options.python313:
-        pythons["eventsource_py_feed"] = environment(folder / "313", options.python313, REQUIREMENTS_313)
-    return compare(dsn, pythons, options.rounds)
+    peers = peer_pythons(options.environments or folder, options.python313)
+    pythons = {runner: peers[peer] for runner, peer in ENVIRONMENTS.items() if peer in peers}
+    return compare(dsn, {OURS: sys.executable, **pythons}, options.rounds)
 
 
 def compare(dsn, pythons, rounds):
@@ -136,7 +124,7 @@ def compare(dsn, pythons, rounds):
 
 
 def start_store(module, python, dsn, suffix="event"):
-    return Store(module, python, new_database(dsn, f"b_{module}_{suffix}"), TIME_LIMIT)
+    return Store(module, python, new_database(dsn, f"b_{module}_{suffix}"), time_limit=TIME_LIMIT)
 
 
 def rate(who, median):
@@ -360,9 +348,8 @@ def measure(parts, options):
 
 def table(rows, rounds, version):
     """The rows as Markdown."""
-    lines = ["| | | target |", "|---|---:|---:|", *(f"| {' | '.join(row)} |" for row in rows), ""]
     note = f"One run of `python benchmarks/feed.py`, a row per event in medians of {rounds} rounds:"
-    return "\n".join([*lines, f"{note} {machine(version)}"])
+    return f"{markdown(['', '', 'target'], rows)}\n\n{note} {machine(version)}"
 
 
 def part_names(text):
@@ -379,6 +366,7 @@ def main():
     parser.add_argument("--rounds", type=int, default=5)
     parser.add_argument("--events", type=int, default=1_000_000, help="appends beside the open transaction")
     parser.add_argument("--python313", help="an interpreter of Python 3.13, for eventsource-py")
+    parser.add_argument("--environments", type=Path, help="where the peers' environments are, or shall be")
     parser.add_argument("--only", type=part_names, default=list(PARTS), help=f"some of {','.join(PARTS)}")
     parser.add_argument("--write", action="store_true", help="put the table into README.md")
     options = parser.parse_args()
@@ -386,7 +374,7 @@ def main():
     text = table(rows, options.rounds, version)
     print(text)
     if options.write:
-        write_to_readme(text, BEGIN, END)
+        write_between(text, "feed-benchmark")
 
 
 if __name__ == "__main__":

@@ -27,7 +27,8 @@ from uuid import uuid4
 
 import aiokafka
 from feed import APPENDS, WARM_UP, Row, append_regularly, migrated, percentile, running, until
-from run import machine, new_database, server_version, write_to_readme
+from report import machine, markdown, write_between
+from stores import new_database, server_version
 
 from k1s0_event_store import CloudEvents, EventEnvelope, Publisher, Relay, StreamId, publisher_for
 from k1s0_event_store.garbage import settle
@@ -37,7 +38,6 @@ sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 from tests.brokers import servers
 from tests.brokers.consumers import consumer_of
 
-BEGIN, END = "<!-- relay-benchmark:begin -->", "<!-- relay-benchmark:end -->"
 BROKERS = {
     "kafka": "Kafka (Tansu)",
     "nats": "NATS JetStream",
@@ -173,12 +173,12 @@ def rows_of_rates(broker, relayed, alone):
 
 
 async def table(dsn, kinds, rounds):
-    lines = ["| | | target |", "|---|---:|---:|"]
+    rows = []
     async for row in measure(dsn, kinds, rounds):
-        lines.append(f"| {' | '.join(row)} |")
-        print(lines[-1], flush=True)
+        rows.append(row)
+        print(*row, sep=": ", flush=True)
     note = f"Medians of {rounds} rounds by `python benchmarks/relay.py`: {machine(server_version(dsn))}"
-    return "\n".join([*lines, "", note])
+    return f"{markdown(['', '', 'target'], rows)}\n\n{note}"
 
 
 def main():
@@ -194,7 +194,7 @@ def main():
         text = asyncio.run(table(dsn, options.only.split(","), options.rounds))
     print(f"\n{text}")
     if options.write:
-        write_to_readme(text, BEGIN, END)
+        write_between(text, "relay-benchmark")
 
 
 if __name__ == "__main__":

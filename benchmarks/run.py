@@ -1,206 +1,229 @@
 """The table of the README: this library, its peers and the hand-written limit, in one run.
 
-Usage: python benchmarks/run.py [--rounds 5] [--python313 PATH] [--write]
+Usage: python benchmarks/run.py [--rounds 5] [--python313 PATH] [--environments FOLDER] [--write] [--large]
 
 Starts an embedded PostgreSQL with its default settings (so fsync and synchronous_commit are on), gives
 each store a process and a database of its own, and lets them do each work in turn, round by round;
-the figures are medians. Peers are installed into environments of their own. --write puts the table
-into README.md.
+the figures are medians. Peers are installed into environments of their own; with --environments these
+are kept and used again. --write keeps the figures in benchmarks/results, puts the table into README.md
+and draws its picture (which needs the dependency group `benchmarks`).
+
+--large instead reads and imports 1,000,000 events, with ours, the limit and the fastest peer, and looks
+at the memory that ours needs for it; --write puts that table into docs/performance.md.
 """
 
 import argparse
-import json
-import os
-import platform
-import select
-import statistics
-import subprocess
 import sys
 import tempfile
-import venv
+from contextlib import ExitStack
 from pathlib import Path
+from typing import NamedTuple
 
 import psycopg
+from report import HERE, machine, markdown, save, write_between
+from stores import PEERS, TIME_LIMIT, Store, in_turn, new_database, peer_pythons, server_version
+from works import FILLED, IMPORTED, MILLION, OTHERS, SPACE_EVENTS
 
 from k1s0_event_store.sandbox import running_server
 
-HERE = Path(__file__).parent
-README = HERE.parent / "README.md"
-BEGIN, END = "<!-- benchmark:begin -->", "<!-- benchmark:end -->"
-OURS, LIMIT = "k1s0_event_store_pg", "hand_written"
-PEERS = {
-    "eventsourcing_pg": "eventsourcing 9.5.6",
-    "eventsourcing_sqla": "eventsourcing-sqlalchemy 1.0.1",
-    "eventsource_py": "eventsource-py 0.15.1",
-    "logicblocks_store": "logicblocks-event-store 0.1.11",
-}
-NAMES = {OURS: "**k1s0-event-store**", LIMIT: "hand-written asyncpg + orjson", **PEERS}
-REQUIREMENTS_311 = [
-    "eventsourcing[postgres]==9.5.6", "eventsourcing-sqlalchemy==1.0.1", "psycopg[binary]", "sqlalchemy<2.1",
-]  # fmt: skip
-REQUIREMENTS_313 = [
-    "eventsource-py[postgresql]==0.15.1",
-    "logicblocks-event-store==0.1.11",
-    "psycopg[binary]",
-]
-WORK = {
-    "append_1": "one at a time",
-    "append_1_by_16": "16 writers",
-    "append_1000": "one append of 1,000",
-    "append_5000": "one append of 5,000",
-    "append_100": "appends of 100",
-    "load_5000": "load 5,000",
-    "load_20": "loads of 20 (per s)",
-    "read_all": "read all",
-}
-TIME_LIMIT = 20
+PERFORMANCE = HERE.parent / "docs/performance.md"
+OURS, COALESCED, LIMIT = "k1s0_event_store_pg", "k1s0_event_store_coalesced", "hand_written"
+FASTEST_PEER = "eventsourcing_pg"
+NAMES = {OURS: "**k1s0-event-store**", LIMIT: "asyncpg, by hand", **PEERS}
+WORKS = (
+    "append_1", "append_1_by_16", "append_1_by_256", "append_beside_16", "append_100", "append_1000",
+    "append_5000", "import_many", "load_5000", "load_20", "read_all",
+)  # fmt: skip
+OF_COALESCED = ("append_1", "append_1_by_16", "append_1_by_256", "append_beside_16")
+LARGE_WORKS = ("import_million", "read_all")
+MEMORY_WORKS = ("memory_of_importing", "memory_of_reading")
 
 
-class Store:
-    """A worker process. A work that takes too long is given up for this store (some peers hang)."""
+class Row(NamedTuple):
+    """A line of the table: a figure of all stores, and what ours should reach."""
 
-    def __init__(self, module, python, dsn, time_limit=TIME_LIMIT):
-        self.module = module
-        self.figures = {}
-        self._given_up = set()
-        self._time_limit = time_limit
-        self._command = [python, str(HERE / "worker.py"), module, dsn]
-        self._start()
-
-    def _start(self):
-        pipe = subprocess.PIPE
-        self._process = subprocess.Popen(self._command, stdin=pipe, stdout=pipe, text=True)
-        self._ask("prepare")
-
-    def _ask(self, work):
-        self._process.stdin.write(f"{work}\n")
-        self._process.stdin.flush()
-        ready, _, _ = select.select([self._process.stdout], [], [], self._time_limit)
-        return self._process.stdout.readline() if ready else ""
-
-    def do(self, work):
-        if work in self._given_up:
-            return
-        if line := self._ask(work):
-            self.figures.setdefault(work, []).append(json.loads(line))
-        else:
-            print(f"{self.module} was given up in {work}", file=sys.stderr)
-            self._given_up.add(work)
-            self.figures.pop(work, None)
-            self.stop()
-            self._start()
-
-    def stop(self):
-        self._process.kill()
-        self._process.wait()
-
-    def median(self, work):
-        return statistics.median(self.figures[work]) if work in self.figures else None
+    figure: str
+    title: str
+    ours: str = OURS
+    of_peer: str = ""
+    of_limit: str = ""
+    form: str = ",.0f"
+    less_is_better: bool = False
+    compared: bool = True
 
 
-def environment(folder, python, requirements):
-    """A virtual environment for peers; its interpreter."""
-    if python == sys.executable:
-        venv.create(folder, with_pip=True)
-    else:
-        subprocess.run([python, "-m", "venv", folder], check=True)
-    interpreter = f"{folder}/bin/python"
-    subprocess.run([interpreter, "-m", "pip", "install", "-q", *requirements], check=True)
-    return interpreter
+BY_OTHERS = f"while {OTHERS} others write"
+ROWS = (
+    Row("append_1", "one append at a time", of_peer="3", of_limit="0.85"),
+    Row("append_1", "the same, `coalesce=True`", COALESCED),
+    Row("append_1_by_16", "16 writers, one event each"),
+    Row("append_1_by_16", "the same, `coalesce=True`", COALESCED, "6", "1"),
+    Row("append_1_by_256", "256 writers, one event each"),
+    Row("append_1_by_256", "the same, `coalesce=True`", COALESCED, "8"),
+    Row("append_100", "appends of 100", of_peer="3", of_limit="0.9"),
+    Row("append_1000", "appends of 1,000"),
+    Row("append_5000", "one append of 5,000", of_peer="3", of_limit="0.9"),
+    Row("import_many", f"import of {IMPORTED:,} in streams of 20", of_peer="5", of_limit="0.9"),
+    Row("load_5000", "load of 5,000", of_peer="2.5", of_limit="0.9"),
+    Row("load_20", "loads of 20 (loads per second)", of_peer="1.5", of_limit="0.85"),
+    Row("read_all", f"read everything, {FILLED:,} and more", of_peer="3", of_limit="0.85"),
+    Row("bytes_per_event", "bytes on disk per event", of_peer="1", less_is_better=True),
+    Row("append_p50", f"p50 of an append {BY_OTHERS}, ms", form=".1f", less_is_better=True),
+    Row("append_p50", "the same, `coalesce=True`", COALESCED, form=".1f", less_is_better=True),
+    Row("append_p99", f"p99 of an append {BY_OTHERS}, ms", form=".1f", less_is_better=True),
+    Row("append_p99", "the same, `coalesce=True`", COALESCED, form=".1f", less_is_better=True),
+    Row("p99_to_p50", "p99 divided by p50 (at most 3)", form=".1f", compared=False),
+    Row("p99_to_p50", "the same, `coalesce=True`", COALESCED, form=".1f", compared=False),
+)
+LARGE_ROWS = (
+    Row("import_million", f"import of {MILLION:,} in streams of 20", of_peer="5", of_limit="0.9"),
+    Row("read_all", f"read everything, {MILLION:,}", of_peer="3", of_limit="0.85"),
+    Row("memory_of_importing", f"import of {MILLION:,}: MB above the start (under 50)", compared=False),
+    Row("memory_of_reading", f"read everything, {MILLION:,}: MB above the start (under 50)", compared=False),
+)
 
 
-def new_database(dsn, name):
-    """An empty database on the server of `dsn`; its DSN."""
-    with psycopg.connect(dsn, autocommit=True) as connection:
-        connection.execute(f"CREATE DATABASE {name}")
-    return dsn.replace("/postgres?", f"/{name}?")
+def measure(folder, dsn, options):
+    """Every store's figures by name."""
+    pythons = {OURS: sys.executable, LIMIT: sys.executable}
+    pythons |= peer_pythons(options.environments or folder, options.python313)
+    spaces = {module: space(module, python, dsn) for module, python in pythons.items() if module != LIMIT}
+    stores = [compared(module, python, dsn) for module, python in pythons.items()]
+    stores.insert(1, compared(COALESCED, sys.executable, dsn, first=(), works=OF_COALESCED))
+    in_turn(stores, WORKS, options.rounds)
+    figures = {store.module: store.medians() for store in stores}
+    for module, bytes_per_event in spaces.items():
+        figures[module]["bytes_per_event"] = bytes_per_event
+    return figures
 
 
-def server_version(dsn):
-    with psycopg.connect(dsn) as connection:
-        return connection.execute("SHOW server_version").fetchone()[0]
+def compared(module, python, dsn, *, first=("prepare", "fill"), works=None):
+    return Store(module, python, new_database(dsn, f"b_{module}"), first=first, works=works)
 
 
-def in_turn(stores, works, rounds):
-    """Let every store do each work in turn, then end them."""
-    for work in list(works) * rounds:
-        for store in stores:
-            store.do(work)
-    for store in stores:
+def space(module, python, dsn):
+    """Bytes on disk per event of many streams, with all indexes, after VACUUM."""
+    database = new_database(dsn, f"space_{module}")
+    with psycopg.connect(database, autocommit=True) as connection:
+        connection.execute(f"ALTER DATABASE space_{module} SET synchronous_commit = off")
+        store = Store(module, python, database, time_limit=4 * TIME_LIMIT, first=())
+        store.do("idle")
+        empty = table_bytes(connection)
+        store.do("interleave")
         store.stop()
+        connection.execute("VACUUM ANALYZE")
+        return (table_bytes(connection) - empty) / SPACE_EVENTS
 
 
-def measure(folder, dsn, rounds, python313):
-    """Every store's figures."""
-    with_311 = environment(folder / "311", sys.executable, REQUIREMENTS_311)
-    pythons = {
-        OURS: sys.executable,
-        LIMIT: sys.executable,
-        "eventsourcing_pg": with_311,
-        "eventsourcing_sqla": with_311,
-    }
-    if python313:
-        with_313 = environment(folder / "313", python313, REQUIREMENTS_313)
-        pythons |= {"eventsource_py": with_313, "logicblocks_store": with_313}
-    stores = [Store(module, python, new_database(dsn, f"b_{module}")) for module, python in pythons.items()]
-    in_turn(stores, WORK, rounds)
-    return stores
+def table_bytes(connection):
+    """What all tables of a database take, but the system's."""
+    query = """
+    SELECT sum(pg_total_relation_size(oid)) FROM pg_class
+    WHERE relkind = 'r' AND relnamespace::regnamespace::text NOT IN ('pg_catalog', 'information_schema')"""
+    return int(connection.execute(query).fetchone()[0])
 
 
-def table(stores, rounds, server):
+def measure_large(folder, dsn, options):
+    """Figures of reading and importing 1,000,000 events, by store."""
+    pythons = {OURS: sys.executable, LIMIT: sys.executable}
+    pythons[FASTEST_PEER] = peer_pythons(options.environments or folder, None)[FASTEST_PEER]
+    figures = {}
+    for module, python in pythons.items():
+        works = [*LARGE_WORKS, *(MEMORY_WORKS if module == OURS else ())]
+        database = new_database(dsn, f"large_{module}")
+        store = Store(module, python, database, time_limit=1_000, first=())
+        in_turn([store], works, 1)
+        figures[module] = store.medians()
+    return figures
+
+
+def table(results, rows):
     """The figures and the ratios as Markdown."""
-    lines = ["| events per second | " + " | ".join(WORK.values()) + " |", "|---|" + "---:|" * len(WORK)]
-    for store in stores:
-        cells = (f"{median:,.0f}" if (median := store.median(work)) else "-" for work in WORK)
-        lines.append(f"| {NAMES[store.module]} | " + " | ".join(cells) + " |")
-    by_name = {store.module: store for store in stores}
-    best = {work: max(s.median(work) or 0 for s in stores if s.module in PEERS) for work in WORK}
-    limit = {work: by_name[LIMIT].median(work) for work in WORK}
-    for name, base in (("times the best peer", best), ("of the hand-written limit", limit)):
-        ratios = (f"{by_name[OURS].median(work) / base[work]:.2f}" for work in WORK)
-        lines.append(f"| *{name}* | " + " | ".join(ratios) + " |")
-    return "\n".join([*lines, "", note(rounds, server)])
+    figures = results["figures"]
+    modules = [module for module in NAMES if module in figures]
+    head = ["events per second", *map(NAMES.get, modules), "times the best peer", "of the limit"]
+    lines = [[row.title, *cells(row, figures, modules), *ratios(row, figures)] for row in rows]
+    return f"{markdown(head, lines)}\n\n{results['note']}"
 
 
-def note(rounds, server):
+def cells(row, figures, modules):
+    for module in modules:
+        figure = figures.get(row.ours if module == OURS else module, {}).get(row.figure)
+        repeated = row.ours == COALESCED and module != OURS
+        yield "" if repeated else "-" if figure is None else format(figure, row.form)
+
+
+def ratios(row, figures):
+    """Against the best peer and the limit, with the targets behind."""
+    of_peer, of_limit = ratio(row, figures, PEERS), ratio(row, figures, [LIMIT])
+    return aimed(of_peer, row.of_peer), aimed(of_limit, row.of_limit)
+
+
+def ratio(row, figures, others):
+    """How many times better ours is than the best of `others`; None where one of them has no figure."""
+    known = [figures[name][row.figure] for name in others if row.figure in figures.get(name, {})]
+    ours = figures.get(row.ours, {}).get(row.figure)
+    if not known or ours is None or not row.compared:
+        return None
+    return min(known) / ours if row.less_is_better else ours / max(known)
+
+
+def aimed(reached, target):
+    if reached is None:
+        return ""
+    return f"{reached:.2f} ({target})" if target else f"{reached:.2f}"
+
+
+def note(options, server):
     """What the figures mean."""
     return (
-        f"Medians of {rounds} rounds by `python benchmarks/run.py`, all stores in turn on one machine: "
-        f"{machine(server)} Only ratios within one run count. A dash: not run, or given up after "
-        f"{TIME_LIMIT} s."
+        f"Medians of {options.rounds} rounds by `python benchmarks/run.py`, all stores in turn on one "
+        f"machine: {machine(server)} Only ratios within one run count; above 1 ours is better, and what it "
+        f"should reach stands in brackets. A dash: not run, or given up after {TIME_LIMIT} s."
     )
 
 
-def machine(server):
-    """What it ran on."""
-    return (
-        f"{os.cpu_count()} cores, {platform.system()}, Python {platform.python_version()}, "
-        f"PostgreSQL {server} with fsync and synchronous_commit on."
-    )
+def large_note(server):
+    """What the figures of the large form mean."""
+    return f"One run of `python benchmarks/run.py --large`: {machine(server)} In brackets: the targets."
 
 
-def write_to_readme(text, begin=BEGIN, end=END):
-    """Put `text` between two markers of the README."""
-    before, found, rest = README.read_text().partition(begin)
-    if not found or end not in rest:
-        sys.exit(f"README.md has no {begin} with {end} after it")
-    README.write_text(f"{before}{begin}\n{text}\n{end}{rest.partition(end)[2]}")
+def run(options):
+    """Figures and note, from a server of their own."""
+    with ExitStack() as stack:
+        folder = Path(stack.enter_context(tempfile.TemporaryDirectory()))
+        dsn = stack.enter_context(running_server(folder / "data"))
+        server = server_version(dsn)
+        if options.large:
+            return {"figures": measure_large(folder, dsn, options), "note": large_note(server)}
+        return {"figures": measure(folder, dsn, options), "note": note(options, server)}
 
 
-def main():
+def arguments():
     parser = argparse.ArgumentParser(
         description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )
     parser.add_argument("--rounds", type=int, default=5)
     parser.add_argument("--python313", help="an interpreter of Python 3.13, for the peers that need it")
-    parser.add_argument("--write", action="store_true", help="put the table into README.md")
-    options = parser.parse_args()
-    with tempfile.TemporaryDirectory() as name, running_server(Path(name) / "data") as dsn:
-        stores = measure(Path(name), dsn, options.rounds, options.python313)
-        text = table(stores, options.rounds, server_version(dsn))
-    print(text)
+    parser.add_argument("--environments", type=Path, help="where the peers' environments are, or shall be")
+    parser.add_argument("--large", action="store_true", help="1,000,000 events, read and imported")
+    parser.add_argument("--write", action="store_true", help="put table and picture into the documents")
+    return parser.parse_args()
+
+
+def main():
+    options = arguments()
     if options.write:
-        write_to_readme(text)
+        import pictures  # before the run: matplotlib may be missing
+    results = run(options)
+    print(table(results, LARGE_ROWS if options.large else ROWS))
+    if options.write and options.large:
+        save(results, "large")
+        write_between(table(results, LARGE_ROWS), "large", PERFORMANCE)
+    elif options.write:
+        save(results, "run")
+        write_between(table(results, ROWS), "benchmark")
+        pictures.draw_ratios()
 
 
 if __name__ == "__main__":

@@ -14,6 +14,19 @@ from sqlalchemy.ext.asyncio import create_async_engine
 
 CATEGORY = "Bench"
 
+FILL = (
+    """
+    INSERT INTO events (event_id, aggregate_id, aggregate_type, event_type, version, timestamp, payload)
+    SELECT event_id, id, 'Bench', 'BenchEvent', version, now(), jsonb_build_object(
+        'data', %(payload)s::jsonb, 'actor_id', NULL, 'event_id', event_id, 'metadata', '{}'::jsonb,
+        'tenant_id', NULL, 'event_type', 'BenchEvent', 'occurred_at', now(), 'aggregate_id', id,
+        'causation_id', NULL, 'event_version', 1, 'aggregate_type', 'Bench',
+        'correlation_id', gen_random_uuid(), 'aggregate_version', version)
+    FROM generate_series(1, %(each)s) AS version,
+         LATERAL (SELECT gen_random_uuid() AS event_id, md5('filled-' || stream)::uuid AS id
+                  FROM generate_series(1, %(streams)s) AS stream OFFSET version * 0) AS stream""",
+)
+
 
 class BenchEvent(DomainEvent):
     aggregate_type: str = CATEGORY

@@ -1,17 +1,26 @@
 """eventsourcing 9.5.6, PostgreSQL recorder (psycopg3 SYNC, threads). SYNC.
 pip install 'eventsourcing[postgres]==9.5.6'
-Recorder level: bytes in / bytes out (we use json.dumps/loads as the library's JSONTranscoder does).
+Recorder level: bytes in / bytes out (we use json as the library's JSONTranscoder does).
 `insert_events` has no expected-version argument: the version is in each event, the PK
 (originator_id, originator_version) rejects a stale one with IntegrityError."""
 
 import json
 import os
+from collections.abc import Iterator
 
 from _common import parse_dsn, stream_uuid
 from eventsourcing.persistence import StoredEvent
 from eventsourcing.postgres import PostgresApplicationRecorder, PostgresDatastore
 
 TOPIC = "bench:Event"
+encode = json.JSONEncoder(separators=(",", ":"), ensure_ascii=False).encode
+CALL = 50  # streams of 20 events each
+FILL = (
+    """
+    INSERT INTO bench_events (originator_id, originator_version, topic, state)
+    SELECT md5('filled-' || stream)::uuid, version, 'bench:Event', convert_to(%(payload)s, 'UTF8')
+    FROM generate_series(1, %(each)s) AS version, generate_series(1, %(streams)s) AS stream""",
+)
 datastore = rec = None
 
 
@@ -34,13 +43,26 @@ def setup(dsn: str, pool_size: int = 10) -> None:
 
 
 def append(stream: str, start_version: int, payloads: list[dict]) -> None:
+    rec.insert_events(stored_events(stream, start_version, payloads))
+
+
+def stored_events(stream: str, start_version: int, payloads: list[dict]) -> list[StoredEvent]:
     oid = stream_uuid(stream)
-    rec.insert_events(
-        [
-            StoredEvent(oid, start_version + 1 + i, TOPIC, json.dumps(p).encode())
-            for i, p in enumerate(payloads)
-        ]
-    )
+    return [
+        StoredEvent(oid, start_version + 1 + i, TOPIC, encode(p).encode()) for i, p in enumerate(payloads)
+    ]
+
+
+def import_many(streams: list[str], payloads: list[dict]) -> None:
+    """Its recorder takes the events of many streams in one call."""
+    for events in calls(streams, payloads):
+        rec.insert_events(events)
+
+
+def calls(streams: list[str], payloads: list[dict]) -> Iterator[list[StoredEvent]]:
+    for first in range(0, len(streams), CALL):
+        names = streams[first : first + CALL]
+        yield [event for name in names for event in stored_events(name, 0, payloads)]
 
 
 def load(stream: str) -> list[dict]:

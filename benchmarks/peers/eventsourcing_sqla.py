@@ -5,12 +5,13 @@ pip install eventsourcing-sqlalchemy==1.0.1 psycopg
 import json
 
 from _common import parse_dsn, stream_uuid
-from eventsourcing.persistence import StoredEvent
+from eventsourcing_pg import FILL, calls, stored_events
 from eventsourcing_sqlalchemy.datastore import SQLAlchemyDatastore
 from eventsourcing_sqlalchemy.recorders import SQLAlchemyApplicationRecorder
 from sqlalchemy import text
 
-TOPIC = "bench:Event"
+__all__ = ["FILL", "append", "import_many", "load", "read_all", "setup"]
+
 ds = rec = None
 
 
@@ -29,13 +30,13 @@ def setup(dsn: str, pool_size: int = 10) -> None:
 
 
 def append(stream: str, start_version: int, payloads: list[dict]) -> None:
-    oid = stream_uuid(stream)
-    rec.insert_events(
-        [
-            StoredEvent(oid, start_version + 1 + i, TOPIC, json.dumps(p).encode())
-            for i, p in enumerate(payloads)
-        ]
-    )
+    rec.insert_events(stored_events(stream, start_version, payloads))
+
+
+def import_many(streams: list[str], payloads: list[dict]) -> None:
+    """Its recorder takes the events of many streams in one call."""
+    for events in calls(streams, payloads):
+        rec.insert_events(events)
 
 
 def load(stream: str) -> list[dict]:

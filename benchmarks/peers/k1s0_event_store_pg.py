@@ -1,14 +1,26 @@
-"""This library for the side-by-side comparison: setup, append, load, read_all."""
+"""This library for the side-by-side comparison."""
 
 from k1s0_event_store import EventEnvelope, EventStoreConfig, PostgresEventStore, StreamId
 from k1s0_event_store.postgres.schema import downgrade_database, upgrade_database
 
 store: PostgresEventStore
+FILL = (
+    """
+    INSERT INTO eventstore.streams (aggregate_type, aggregate_id, version)
+    SELECT 'bench', 'filled-' || stream, %(each)s FROM generate_series(1, %(streams)s) AS stream""",
+    """
+    INSERT INTO eventstore.events (aggregate_type, aggregate_id, version, event_id, event_type, payload,
+                                   metadata, occurred_at)
+    SELECT 'bench', 'filled-' || stream, version, gen_random_uuid(), 'BenchEvent', %(payload)s::json,
+           '{}', now()
+    FROM generate_series(1, %(each)s) AS version, generate_series(1, %(streams)s) AS stream""",
+)
 
 
-async def setup(dsn: str, pool_size: int = 10) -> None:
+async def setup(dsn: str, pool_size: int = 10, **options) -> None:
     global store
-    store = PostgresEventStore(EventStoreConfig(dsn=dsn, pool_size=pool_size, max_overflow=0))
+    config = EventStoreConfig(dsn=dsn, pool_size=pool_size, max_overflow=0)
+    store = PostgresEventStore(config, **options)
     async with store.bind.begin() as connection:
         await connection.run_sync(downgrade_database)
         await connection.run_sync(upgrade_database)
@@ -26,3 +38,13 @@ async def load(stream: str) -> list[dict]:
 
 async def read_all() -> list[dict]:
     return [event.payload async for event in store.read_all()]
+
+
+async def pass_by(limit: int | None = None) -> int:
+    """Read everything (or so much) and keep nothing; the number of events."""
+    number = 0
+    async for _ in store.read_all():
+        number += 1
+        if number == limit:
+            break
+    return number

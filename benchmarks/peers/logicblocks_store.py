@@ -28,6 +28,13 @@ CREATE INDEX events_category_sequence_number_index ON events (category, sequence
 CREATE INDEX events_category_stream_sequence_number_index ON events (category, stream, sequence_number DESC);
 """
 CATEGORY = "bench"
+FILL = (
+    """
+    INSERT INTO events (id, name, stream, category, position, payload, observed_at, occurred_at)
+    SELECT replace(gen_random_uuid()::text, '-', ''), 'bench-event', 'filled-' || stream, 'bench',
+           version - 1, %(payload)s::jsonb, now(), now()
+    FROM generate_series(1, %(each)s) AS version, generate_series(1, %(streams)s) AS stream""",
+)
 pool = store = None
 
 
