@@ -8,11 +8,11 @@ from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from datetime import UTC, datetime, timedelta
 from enum import Enum
-from typing import Any, Final, Literal, Self, TypeAlias, TypedDict
+from typing import Any, Final, Literal, Self, TypeAlias, TypedDict, cast
 from uuid import UUID, SafeUUID
 
 from k1s0_event_store.exceptions import CorruptDataError, InvalidInputError
-from k1s0_event_store.jsontext import decode
+from k1s0_event_store.jsontext import decode, encode
 
 MAX_NAME_LENGTH: Final = 255
 """Characters that an aggregate type, an aggregate id or an event type may have."""
@@ -141,7 +141,7 @@ class EventEnvelope:
     microseconds. `event_id` makes a repeated append harmless: it is unique per aggregate id.
 
     Raises InvalidInputError for parts of the wrong type. Payload and metadata are checked to be
-    JSON when they are appended.
+    JSON when they are appended; those of stored events are decoded when you first look at them.
     """
 
     stream_id: StreamId
@@ -260,10 +260,13 @@ def changed(envelope: EventEnvelope, **fields: Any) -> EventEnvelope:
     return copy
 
 
-def payload_text(envelope: EventEnvelope) -> str | None:
-    """The payload as JSON text, as it is stored; None once it was looked at: it may be another now."""
+def payload_text(envelope: EventEnvelope) -> str:
+    """The payload as JSON text: as it is stored, or made of the object once somebody looked at that.
+
+    Raises ValueError for an object of which there is no JSON.
+    """
     fields = envelope.__dict__
-    return None if "payload" in fields else fields["_undecoded"][0]
+    return encode(fields["payload"]) if "payload" in fields else cast("str", fields["_undecoded"][0])
 
 
 _set_fields: Final = EventEnvelope.__dict__["__dict__"].__set__
@@ -301,9 +304,13 @@ class _Undecoded:
         return fields.setdefault(self._name, value)  # one object for all, even if two threads look
 
 
+def _metadata(text: str) -> Any:
+    return {} if text == "{}" else decode(text)
+
+
 _DECODERS: Final[dict[str, Callable[[Any], Any]]] = {
     "payload": decode,
-    "metadata": decode,
+    "metadata": _metadata,
     "occurred_at": utc_moment,
     "recorded_at": utc_moment,
 }

@@ -176,7 +176,9 @@ async def test_few_connections_that_are_left_are_told(diagnose, primary, monkeyp
 
 async def test_tables_of_an_older_revision_are_told(diagnose, event_store_dsn, event_store_config):
     await in_transaction(event_store_config, lambda connection: downgrade_database(connection, to="0003"))
-    assert only((await diagnose())["schema"], PROBLEM).text == "revision 0003: table inbox is missing"
+    text = only((await diagnose())["schema"], PROBLEM).text
+    assert text.startswith("revision 0003: ")
+    assert "; table inbox is missing; " in text
     await in_transaction(event_store_config, downgrade_database)
     found = await diagnose()
     assert only(found["schema"], PROBLEM).text.startswith("revision base: table cluster is missing; ")

@@ -7,6 +7,7 @@ from uuid import UUID
 import pytest
 
 from k1s0_event_store import CloudEvents, ConfigurationError, EventEnvelope, InvalidInputError, StreamId
+from k1s0_event_store.envelope import undecoded_envelope
 
 EVENT_ID = UUID("01890a5d-ac96-774b-bcce-b302099a8057")
 
@@ -76,6 +77,15 @@ def test_event_types_become_parts_of_topics(event_type, metadata, topic):
 def test_a_topic_of_ones_own():
     assert CloudEvents("/shop", topic="events.{aggregate-type}")(event()).topic == "events.order"
     assert CloudEvents("/shop", topic="all")(event()).topic == "all"
+
+
+def test_the_body_is_the_text_that_is_stored():
+    moment = (0).to_bytes(8, "big")
+    stored = undecoded_envelope(
+        StreamId("order", "o-1"), "order.placed", '{"b": 1, "a": 2.0}', "{}", EVENT_ID, moment, 7, moment, 9
+    )
+    assert service()(stored).body == b'{"b": 1, "a": 2.0}'
+    assert service(structured=True)(stored).body.endswith(b',"data":{"b": 1, "a": 2.0}}')
 
 
 def test_the_data_can_be_made_by_a_function():

@@ -16,6 +16,7 @@ from hypothesis import strategies as st
 
 from k1s0_event_store import (
     STREAM_EXISTS,
+    CorruptDataError,
     EventEnvelope,
     EventStoreError,
     EventVersion,
@@ -26,12 +27,18 @@ from k1s0_event_store import (
 from k1s0_event_store.envelope import (
     MAX_NAME_LENGTH,
     MAX_VERSION,
+    changed,
     check_expected_version,
     new_event_id,
+    payload_text,
     stored_envelope,
+    undecoded_envelope,
+    utc_moment,
 )
 
 ORDER = StreamId("order", "o-1")
+MOMENT = datetime(2026, 1, 2, 3, 4, 5, 678901, tzinfo=UTC)
+MOMENT_SENT = ((MOMENT - datetime(2000, 1, 1, tzinfo=UTC)) // timedelta(microseconds=1)).to_bytes(8, "big")
 
 names = st.text(
     st.characters(exclude_categories=["Cs"], exclude_characters="\x00"), min_size=1, max_size=MAX_NAME_LENGTH
@@ -222,6 +229,71 @@ def test_an_envelope_made_by_a_store_equals_one_made_by_the_class():
     assert dataclasses.replace(stored, version=4).version == 4
 
 
+def as_sent(payload='{"n": [1]}', metadata='{"t":"x"}', occurred_at=MOMENT_SENT, recorded_at=MOMENT_SENT):
+    """An envelope as a server sends it: version 3 of the stream, at position 9."""
+    return undecoded_envelope(
+        ORDER, "Created", payload, metadata, UUID(int=7), occurred_at, 3, recorded_at, 9
+    )
+
+
+def test_what_a_server_sent_equals_what_the_class_makes_of_it():
+    event = EventEnvelope(ORDER, "Created", {"n": [1]}, {"t": "x"}, UUID(int=7), MOMENT, 3, MOMENT, 9)
+    assert as_sent() == event
+    assert repr(as_sent()) == repr(event)
+    assert dataclasses.asdict(as_sent()) == dataclasses.asdict(event)
+    assert copy.deepcopy(as_sent()) == pickled(as_sent()) == dataclasses.replace(as_sent()) == event
+    assert len({as_sent(), event}) == 1
+    assert as_sent(metadata="{}").metadata == {}
+
+
+def test_what_a_server_sent_is_decoded_once():
+    event = as_sent()
+    assert event.payload is event.payload
+    event.payload["n"].append(2)
+    assert event.payload == {"n": [1, 2]}
+
+
+def test_an_envelope_has_no_other_attributes_than_its_own():
+    for event in (as_sent(), EventEnvelope(ORDER, "Created", {})):
+        assert not hasattr(event, "payloads")
+    with pytest.raises(AttributeError, match="no attribute 'payload'"):
+        EventEnvelope.payload  # noqa: B018
+    with pytest.raises(dataclasses.FrozenInstanceError):
+        as_sent().payload = {}
+
+
+@pytest.mark.parametrize(
+    ("sent", "field", "words"),
+    [
+        ({"payload": "[" * 5_000}, "payload", "stored JSON cannot be decoded"),
+        ({"metadata": "1e"}, "metadata", "stored JSON cannot be decoded"),
+        ({"occurred_at": (2**63 - 1).to_bytes(8, "big")}, "occurred_at", "infinite"),
+        ({"recorded_at": (-(2**63)).to_bytes(8, "big", signed=True)}, "recorded_at", "infinite"),
+    ],
+)
+def test_what_cannot_be_decoded_is_told_with_its_place_when_somebody_looks(sent, field, words):
+    event = as_sent(**sent)
+    for _ in range(2):
+        with pytest.raises(CorruptDataError, match=rf"^stream order-o-1, version 3, {field}: .*{words}"):
+            getattr(event, field)
+
+
+@given(st.datetimes(timezones=st.just(UTC)))
+def test_a_time_that_a_server_sends_is_the_time_to_the_microsecond(moment):
+    microseconds = (moment - datetime(2000, 1, 1, tzinfo=UTC)) // timedelta(microseconds=1)
+    assert utc_moment(microseconds.to_bytes(8, "big", signed=True)) == moment
+
+
+def test_the_text_of_a_payload_is_the_stored_one_until_somebody_looks():
+    event = as_sent()
+    assert payload_text(event) == '{"n": [1]}'
+    event.payload["n"].append(2)
+    assert payload_text(event) == '{"n":[1,2]}'
+    assert payload_text(changed(as_sent(), payload={"m": 1})) == '{"m":1}'
+    with pytest.raises(ValueError, match="NaN"):
+        payload_text(changed(as_sent(), payload=float("nan")))
+
+
 def test_an_event_id_is_a_uuid_of_version_7_and_of_now():
     before = time.time_ns() // 1_000_000
     event_id = new_event_id()
@@ -238,12 +310,13 @@ def test_event_ids_use_all_their_random_bits():
     for _ in range(500):
         value = new_event_id().int
         seen_1, seen_0 = seen_1 | value, seen_0 | ~value
-    random_bits = (0xFFF << 64) | (2**62 - 1)
+    random_bits = 2**62 - 1
     assert seen_1 & seen_0 & random_bits == random_bits
 
 
-def test_event_ids_of_later_milliseconds_are_greater(monkeypatch):
-    clock = iter(range(1_700_000_000_000_000_000, 1_700_000_001_000_000_000, 1_000_000))
+@pytest.mark.parametrize("step", [1_000_000, 245])
+def test_event_ids_of_later_times_are_greater_also_within_a_millisecond(monkeypatch, step):
+    clock = iter(range(1_700_000_000_000_000_000, 1_700_000_001_000_000_000, step))
     monkeypatch.setattr(time, "time_ns", lambda: next(clock))
     ids = [new_event_id() for _ in range(1000)]
     assert ids == sorted(ids)

@@ -28,7 +28,8 @@ from sqlalchemy.ext.asyncio import (
     create_async_engine,
 )
 from sqlalchemy.orm import Session, scoped_session, sessionmaker
-from sqlalchemy.util import greenlet_spawn
+from sqlalchemy.pool import PoolProxiedConnection
+from sqlalchemy.util import await_only, greenlet_spawn
 
 from k1s0_event_store.config import EventStoreConfig, join_url, split_url
 from k1s0_event_store.exceptions import ConfigurationError, EventStoreError, StoreClosedError
@@ -100,6 +101,8 @@ class _Driver(Protocol):
 
     def is_closed(self) -> bool: ...
 
+    def terminate(self) -> None: ...
+
 
 class Translating:
     """Errors of the database that leave the block come out as EventStoreError."""
@@ -126,28 +129,33 @@ class AsyncpgPoolRunner:
         self._schema = schema
 
     async def fetch(self, query: Query) -> Rows:
+        # One greenlet for checkout, query and return: each more costs as much as a short query.
+        return cast("Rows", await greenlet_spawn(self._fetch, query))
+
+    def _fetch(self, query: Query) -> Rows:
         with Translating(self._schema) as errors:
-            raw, connection = await self._checkout()
+            raw, connection = self._checkout()
             errors.connecting = False
             try:
-                return await connection.fetch(query.statement.dollar, *query.args)
+                return await_only(connection.fetch(query.statement.dollar, *query.args))
             except BaseException as exc:
                 # Cancelled while a statement may be under way: nobody else gets this connection.
                 if connection.is_closed() or not isinstance(exc, Exception):
+                    connection.terminate()
                     raw.invalidate()
                 raise
             finally:
-                await greenlet_spawn(raw.close)
+                raw.close()
 
-    async def _checkout(self) -> tuple[Any, _Driver]:
+    def _checkout(self) -> tuple[PoolProxiedConnection, _Driver]:
         """A live connection. One that died while idle is known without asking the server."""
         while True:
-            raw = await self._engine.raw_connection()
+            raw = self._engine.sync_engine.raw_connection()
             connection = cast("_Driver", raw.driver_connection)
             if not connection.is_closed():
                 return raw, connection
             raw.invalidate()
-            await greenlet_spawn(raw.close)
+            raw.close()
 
 
 class AsyncConnectionRunner:

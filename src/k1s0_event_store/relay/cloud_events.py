@@ -7,7 +7,7 @@ from collections.abc import Callable, Mapping
 from functools import lru_cache
 from typing import Any, Final
 
-from k1s0_event_store.envelope import EventEnvelope
+from k1s0_event_store.envelope import EventEnvelope, payload_text
 from k1s0_event_store.events.registry import SCHEMA_VERSION
 from k1s0_event_store.exceptions import ConfigurationError
 from k1s0_event_store.jsontext import encode
@@ -52,7 +52,7 @@ class CloudEvents:
         self._topic = _checked(topic, {"tier": tier, "domain": domain})
         self._domain = f"{domain}."
         self._structured = structured
-        self._data = data or _payload
+        self._data = data
 
     def __call__(self, event: EventEnvelope) -> Message:
         """The message of one event."""
@@ -71,7 +71,9 @@ class CloudEvents:
         headers = {name: str(metadata[name]) for name in _HEADERS if metadata.get(name) is not None}
         if "traceparent" in headers:
             attributes["traceparent"] = headers["traceparent"]
-        data, content_type = encode(self._data(event)), "application/json"
+        # The payload goes out as the text that is stored: nobody has to decode it.
+        data = payload_text(event) if self._data is None else encode(self._data(event))
+        content_type = "application/json"
         if self._structured:
             inside = ",".join(f"{encode(name)}:{encode(value)}" for name, value in attributes.items())
             data, content_type, attributes = f'{{{inside},"data":{data}}}', "application/cloudevents+json", {}
@@ -117,7 +119,3 @@ def _topic_part(name: str) -> str:
     """A type as a part of a topic: "OrderPlaced" and "order.placed" both as "order-placed"."""
     words = re.sub(r"(?<=[a-z0-9])(?=[A-Z])", "-", name)
     return _NO_TOPIC_LETTER.sub("-", words).strip("-").lower()
-
-
-def _payload(event: EventEnvelope) -> Any:
-    return event.payload
