@@ -112,6 +112,18 @@ class StreamId:
 
 
 _new: Final = object.__new__
+_set_type: Final = StreamId.__dict__["aggregate_type"].__set__
+_set_id: Final = StreamId.__dict__["aggregate_id"].__set__
+
+
+def stored_stream_id(aggregate_type: str, aggregate_id: str) -> StreamId:
+    """The name of a stream that is there: it was checked before."""
+    stream_id = _new(StreamId)
+    _set_type(stream_id, aggregate_type)
+    _set_id(stream_id, aggregate_id)
+    return stream_id
+
+
 _set_int: Final = UUID.__dict__["int"].__set__
 _set_is_safe: Final = UUID.__dict__["is_safe"].__set__
 
@@ -304,13 +316,9 @@ class _Undecoded:
         return fields.setdefault(self._name, value)  # one object for all, even if two threads look
 
 
-def _metadata(text: str) -> Any:
-    return {} if text == "{}" else decode(text)
-
-
 _DECODERS: Final[dict[str, Callable[[Any], Any]]] = {
     "payload": decode,
-    "metadata": _metadata,
+    "metadata": decode,
     "occurred_at": utc_moment,
     "recorded_at": utc_moment,
 }

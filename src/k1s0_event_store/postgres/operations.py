@@ -15,6 +15,7 @@ from k1s0_event_store.envelope import (
     ExpectedVersion,
     StreamId,
     check_expected_version,
+    stored_stream_id,
     undecoded_envelope,
     utc_moment,
 )
@@ -224,16 +225,16 @@ def envelopes(stream_id: StreamId, rows: Rows) -> list[EventEnvelope]:
 
 def feed_envelopes(rows: Rows) -> list[EventEnvelope]:
     """Envelopes of the rows that begin with "is wanted" and then name their streams."""
-    stream_ids: dict[tuple[str, str], StreamId] = {}
+    stream_ids: dict[Sequence[str], StreamId] = {}
     events = []
     with CollectionPaused():
-        for wanted, aggregate_type, aggregate_id, *row in rows:
-            if wanted:
-                key = aggregate_type, aggregate_id
+        for row in rows:
+            if row[0]:
+                key = row[1:3]
                 stream_id = stream_ids.get(key)
                 if stream_id is None:
-                    stream_id = stream_ids[key] = StreamId(aggregate_type, aggregate_id)
-                events.append(undecoded_envelope(stream_id, *row))
+                    stream_id = stream_ids[key] = stored_stream_id(*key)
+                events.append(undecoded_envelope(stream_id, *row[3:]))
     return events
 
 
