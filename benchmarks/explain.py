@@ -1,0 +1,116 @@
+"""What the server does for the main operations: EXPLAIN (ANALYZE, BUFFERS, WAL) of the very statements.
+
+Usage: python benchmarks/explain.py [--events 1000000]
+
+Fills a database of an embedded PostgreSQL with streams of 20 events, does each operation a few times so that
+the plans are those of a running app, then shows the plan of its statements.
+"""
+
+import argparse
+import asyncio
+import tempfile
+from pathlib import Path
+
+import asyncpg
+import psycopg
+from peers.k1s0_event_store_pg import FILL
+from stores import new_database
+from works import PAYLOAD, SHORT, compact
+
+from k1s0_event_store import EventEnvelope, EventStoreConfig, StreamId
+from k1s0_event_store.feed import EVERYTHING
+from k1s0_event_store.postgres import feed, operations
+from k1s0_event_store.postgres.connection import in_transaction, run_async
+from k1s0_event_store.postgres.schema import upgrade_database
+from k1s0_event_store.postgres.statements import statements_for
+from k1s0_event_store.sandbox import running_server
+from k1s0_event_store.store import check_span
+
+EXPLAIN = "EXPLAIN (ANALYZE, BUFFERS, WAL, COSTS OFF, TIMING OFF) "
+NEW, STORED = StreamId("bench", "new"), StreamId("bench", "filled-77")
+TIMES = 6
+"""PostgreSQL thinks of a plan for all parameters after five."""
+
+
+class Explaining:
+    """Executes queries on one connection, and shows their plans where it is asked to."""
+
+    def __init__(self, connection):
+        self._connection = connection
+        self.shows = False
+
+    async def fetch(self, query):
+        if self.shows:
+            await self._show(query)
+        return await self._connection.fetch(query.statement.dollar, *query.args)
+
+    async def _show(self, query):
+        transaction = self._connection.transaction()
+        await transaction.start()
+        for (line,) in await self._connection.fetch(EXPLAIN + query.statement.dollar, *query.args):
+            print(f"    {line}")
+        await transaction.rollback()
+        print()
+
+
+def works(sql):
+    """The operations by title: each call makes the steps of one."""
+    versions = iter(range(1_000_000))
+    checked = set()
+
+    def append(size):
+        events = [EventEnvelope(NEW, "BenchEvent", PAYLOAD) for _ in range(size)]
+        return operations.append(sql, NEW, events, None, joined=False)
+
+    def append_at():
+        expected = SHORT + next(versions)
+        return operations.append(
+            sql, STORED, [EventEnvelope(STORED, "BenchEvent", PAYLOAD)], expected, joined=False
+        )
+
+    return {
+        "append one event, an exact version expected": append_at,
+        "append 100 events, no version expected": lambda: append(100),
+        "load 20 events": lambda: operations.load(sql, STORED, check_span(STORED, limit=SHORT)),
+        "a page of the feed, 500 events, from its beginning": lambda: feed.read_page(
+            sql, None, 500, EVERYTHING, None, checked
+        ),
+    }
+
+
+async def explain(dsn):
+    config = EventStoreConfig(dsn=dsn)
+    runner = Explaining(await asyncpg.connect(dsn))
+    for title, work in works(statements_for(config.schema)).items():
+        for turn in range(TIMES + 1):
+            runner.shows = turn == TIMES
+            if runner.shows:
+                print(f"{title}\n")
+            await run_async(runner, work())
+
+
+def fill(dsn, events):
+    asyncio.run(in_transaction(EventStoreConfig(dsn=dsn), upgrade_database))
+    with psycopg.connect(dsn, autocommit=True) as connection:
+        for statement in FILL:
+            connection.execute(
+                statement, {"streams": events // SHORT, "each": SHORT, "payload": compact(PAYLOAD)}
+            )
+        connection.execute("VACUUM ANALYZE")
+        connection.execute("CHECKPOINT")
+
+
+def main():
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
+    parser.add_argument("--events", type=int, default=1_000_000)
+    options = parser.parse_args()
+    with tempfile.TemporaryDirectory() as folder, running_server(Path(folder) / "data") as server:
+        dsn = new_database(server, "explained")
+        fill(dsn, options.events)
+        asyncio.run(explain(dsn))
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,81 @@
+"""What an append reads before it writes: the ids it brings, however long the stream is."""
+
+import pytest
+
+from k1s0_event_store import StreamId
+from k1s0_event_store.postgres import operations
+from k1s0_event_store.postgres.connection import run_async
+from k1s0_event_store.testing.contract import new_events
+
+LONG = StreamId("order", "long")
+LENGTH, BATCH = 5_000, 100
+FILL = """
+INSERT INTO eventstore.events (aggregate_type, aggregate_id, version, event_id, event_type, payload,
+                               metadata, occurred_at)
+SELECT 'order', stream::text, version, gen_random_uuid(), 'Counted', '{}', '{}', now()
+FROM generate_series(1, 500) AS stream, generate_series(1, 5) AS version"""
+STREAM = """
+WITH head AS (INSERT INTO eventstore.streams (aggregate_type, aggregate_id, version) VALUES ('order', %s, %s))
+INSERT INTO eventstore.events (aggregate_type, aggregate_id, version, event_id, event_type, payload,
+                               metadata, occurred_at)
+SELECT 'order', %s, n, gen_random_uuid(), 'Counted', '{}', '{}', now() FROM generate_series(1, %s) AS n"""
+
+
+class Explaining:
+    """Executes queries, and notes their plans."""
+
+    def __init__(self, connection):
+        self._connection = connection
+        self.plans = []
+
+    async def fetch(self, query):
+        transaction = self._connection.transaction()
+        await transaction.start()
+        explain = "EXPLAIN (ANALYZE, FORMAT JSON) " + query.statement.dollar
+        self.plans.append((await self._connection.fetchval(explain, *query.args))[0]["Plan"])
+        await transaction.rollback()
+        return await self._connection.fetch(query.statement.dollar, *query.args)
+
+
+def nodes(plan):
+    yield plan
+    for child in plan.get("Plans", ()):
+        yield from nodes(child)
+
+
+def read(plan):
+    """Rows of the table of events that a plan has looked at, wanted or not."""
+    return sum(
+        node["Actual Loops"] * (node["Actual Rows"] + node.get("Rows Removed by Filter", 0))
+        for node in nodes(plan)
+        if node.get("Relation Name") == "events" and "Scan" in node["Node Type"]
+    )
+
+
+@pytest.mark.parametrize("joined", [False, True])
+async def test_an_append_to_a_long_stream_reads_none_of_its_events(event_store, sql, joined):
+    sql(FILL)
+    sql("ANALYZE eventstore.events")  # now PostgreSQL takes every stream for a short one
+    sql(STREAM, "long", LENGTH, "long", LENGTH)
+    async with event_store.bind.connect() as connection:
+        explaining = Explaining((await connection.get_raw_connection()).driver_connection)
+        for expected in (None, LENGTH + BATCH):
+            batch = new_events(LONG, BATCH)
+            await run_async(
+                explaining, operations.append(event_store._sql, LONG, batch, expected, joined=joined)
+            )
+    assert len(explaining.plans) == 2
+    assert [read(plan) for plan in explaining.plans] == [0, 0]
+
+
+async def test_a_repeated_batch_is_found_without_reading_its_long_stream(event_store, sql):
+    sql(FILL)
+    sql("ANALYZE eventstore.events")
+    sql(STREAM, "long", LENGTH, "long", LENGTH)
+    batch = new_events(LONG, BATCH)
+    await event_store.append(LONG, batch)
+    async with event_store.bind.connect() as connection:
+        explaining = Explaining((await connection.get_raw_connection()).driver_connection)
+        steps = operations.append(event_store._sql, LONG, batch, LENGTH, joined=False)
+        assert await run_async(explaining, steps) == LENGTH + BATCH
+    assert [read(plan) for plan in explaining.plans] == [0, BATCH]
