@@ -21,6 +21,8 @@ from typing import TYPE_CHECKING, Any, Final
 import pytest
 
 if TYPE_CHECKING:
+    import psycopg
+
     from k1s0_event_store import (
         EventStoreConfig,
         InMemoryEventStore,
@@ -172,11 +174,14 @@ def database_dsn(dsn: str, name: str) -> str:
 def cloned_database(server: str, template: str) -> Iterator[str]:
     """DSN of a new database like `template`, dropped at the end."""
     name = _unique_name("test")
-    _execute(server, f'CREATE DATABASE "{name}" TEMPLATE "{template}"')
-    try:
-        yield database_dsn(server, name)
-    finally:
-        _execute(server, f'DROP DATABASE "{name}" WITH (FORCE)')
+    with _connected(server) as connection:
+        # Files are copied in half the time that it takes to log their pages, where no disk is waited for.
+        strategy = "wal_log" if _run(connection, "SHOW fsync") == "on" else "file_copy"
+        _run(connection, f'CREATE DATABASE "{name}" TEMPLATE "{template}" STRATEGY {strategy}')
+        try:
+            yield database_dsn(server, name)
+        finally:
+            _run(connection, f'DROP DATABASE "{name}" WITH (FORCE)')
 
 
 @contextmanager
@@ -253,9 +258,17 @@ def _unique_name(kind: str) -> str:
 
 def _execute(dsn: str, sql: str) -> Any:
     """Run one statement outside a transaction; the first value of its answer, if it has one."""
+    with _connected(dsn) as connection:
+        return _run(connection, sql)
+
+
+def _connected(dsn: str) -> psycopg.Connection:
     import psycopg
 
-    with psycopg.connect(dsn, autocommit=True) as connection:
-        cursor = connection.execute(sql.encode())
-        row = cursor.fetchone() if cursor.description else None
-        return row[0] if row else None
+    return psycopg.connect(dsn, autocommit=True)
+
+
+def _run(connection: psycopg.Connection, sql: str) -> Any:
+    cursor = connection.execute(sql.encode())
+    row = cursor.fetchone() if cursor.description else None
+    return row[0] if row else None
