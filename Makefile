@@ -1,7 +1,7 @@
 PYTHON ?= python3
 BIN := .venv/bin
 
-.PHONY: demo test check docs
+.PHONY: demo test check docs benchmark
 
 demo: .venv/.installed
 	$(BIN)/k1s0-event-store demo
@@ -21,6 +21,10 @@ check: .venv/.installed
 
 docs: .venv/.installed
 	NO_MKDOCS_2_WARNING=1 $(BIN)/mkdocs build --strict
+
+benchmark: .venv/.installed
+	$(BIN)/python -m pip install --quiet --group benchmarks
+	$(BIN)/python benchmarks/run.py
 
 .venv/.installed: pyproject.toml
 	$(PYTHON) -m venv .venv

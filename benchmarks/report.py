@@ -8,6 +8,7 @@ from pathlib import Path
 
 HERE = Path(__file__).parent
 README = HERE.parent / "README.md"
+PERFORMANCE = HERE.parent / "docs/performance.md"
 RESULTS = HERE / "results"
 
 

@@ -11,7 +11,8 @@ from pathlib import Path
 import psycopg
 
 WORKER = Path(__file__).with_name("worker.py")
-TIME_LIMIT = 30
+TIME_LIMIT = 20
+OURS, COALESCED, LIMIT = "k1s0_event_store_pg", "k1s0_event_store_coalesced", "hand_written"
 PEERS = {
     "eventsourcing_pg": "eventsourcing 9.5.6",
     "eventsourcing_sqla": "eventsourcing-sqlalchemy 1.0.1",
@@ -89,9 +90,11 @@ class Store:
 
 def in_turn(stores, works, rounds):
     """Let every store do each work in turn, then end them."""
-    for work in list(works) * rounds:
-        for store in stores:
-            store.do(work)
+    for number in range(1, rounds + 1):
+        for work in works:
+            print(f"round {number} of {rounds}: {work}", file=sys.stderr)
+            for store in stores:
+                store.do(work)
     for store in stores:
         store.stop()
 

@@ -4,12 +4,11 @@ import asyncio
 import concurrent.futures
 import inspect
 import json
-import resource
 import statistics
-import threading
+import tempfile
 import time
 import uuid
-from contextlib import contextmanager
+from multiprocessing import get_context
 from pathlib import Path
 
 import psycopg
@@ -24,8 +23,9 @@ compact = json.JSONEncoder(separators=(",", ":")).encode
 PAYLOAD_200 = {**PAYLOAD, "note": "x" * (200 - len(compact({**PAYLOAD, "note": ""})))}
 LONG, SHORT = 5_000, 20
 PREPARED = LONG + SHORT
-FILLED, IMPORTED, MILLION = 200_000, 20_000, 1_000_000
+FILLED, IMPORTED, MILLION = 100_000, 10_000, 1_000_000
 OTHERS, EACH = 16, 40
+WARM_UP = 1_000
 SPACE_STREAMS, SPACE_WRITERS, SPACE_BATCH = 2_000, 10, 5
 SPACE_EVENTS = SPACE_STREAMS * SHORT
 IMPORT_CALL = 50_000
@@ -94,7 +94,7 @@ class Appends(Base):
         return await self._append_by(16, 40)
 
     async def append_1_by_256(self):
-        return await self._append_by(256, 8)
+        return await self._append_by(256, 4)
 
     async def _append_by(self, writers, each):
         appends = self._new_streams(writers, each)
@@ -210,20 +210,31 @@ class Reads(Base):
         return len(found) / (time.perf_counter() - start)
 
 
-class Memory(Reads, Appends):
-    """Megabytes of memory by which the process grows at most, in works that could keep it all."""
+class Large(Reads, Appends):
+    """Works on 1,000,000 events that nobody keeps: also the megabytes of memory that they take."""
 
-    async def memory_of_reading(self):
-        await self.call("pass_by", 1_000)
-        with growth_of_memory() as grown:
-            assert await self.call("pass_by") >= MILLION
-        return max(grown)
+    async def pass_by(self):
+        """Look at every event and keep none."""
+        await self.call("pass_by", WARM_UP)
+        memory, start = PeakMemory(), time.perf_counter()
+        number = await self.call("pass_by", MILLION)
+        seconds = time.perf_counter() - start
+        assert number == MILLION
+        return {"pass_by": number / seconds, "memory_of_reading": memory.growth()}
 
-    async def memory_of_importing(self):
-        await self._import(IMPORTED)
-        with growth_of_memory() as grown:
-            await self._import(MILLION)
-        return max(grown)
+    async def import_file(self):
+        """A file of events, written by another process: it would leave its memory to this one."""
+        with tempfile.TemporaryDirectory() as folder:
+            small, large = Path(folder) / "small", Path(folder) / "large"
+            for path, events in ((small, WARM_UP), (large, MILLION)):
+                in_another_process(
+                    self.module.write_file, path, path.name, events // SHORT, [PAYLOAD] * SHORT
+                )
+            await self.call("import_file", small)
+            memory, start = PeakMemory(), time.perf_counter()
+            await self.call("import_file", large)
+            seconds = time.perf_counter() - start
+        return {"import_file": MILLION / seconds, "memory_of_importing": memory.growth()}
 
 
 class Projections(Base):
@@ -281,29 +292,27 @@ class Aggregates(Base):
                 await self.call("make", name, AGGREGATE_SIZE)
 
 
-class Work(Memory, Projections, Aggregates):
+class Work(Large, Projections, Aggregates):
     """All of them, by name."""
 
 
-def resident():
-    """Megabytes of resident memory, now."""
-    pages = int(Path("/proc/self/statm").read_text().split()[1])
-    return pages * resource.getpagesize() / 1e6
+class PeakMemory:
+    """By how many megabytes the resident memory of this process grew at most, since this was made."""
+
+    def __init__(self):
+        Path("/proc/self/clear_refs").write_text("5")  # the peak is forgotten
+        self._start = self._peak()
+
+    def growth(self):
+        return self._peak() - self._start
+
+    def _peak(self):
+        lines = Path("/proc/self/status").read_text().splitlines()
+        return next(int(line.split()[1]) / 1024 for line in lines if line.startswith("VmHWM"))
 
 
-@contextmanager
-def growth_of_memory():
-    """A list that is filled with the megabytes above the start, every 10 ms."""
-    start, grown, done = resident(), [0.0], threading.Event()
-
-    def watch():
-        while not done.wait(0.01):
-            grown.append(resident() - start)
-
-    thread = threading.Thread(target=watch)
-    thread.start()
-    try:
-        yield grown
-    finally:
-        done.set()
-        thread.join()
+def in_another_process(function, *args):
+    process = get_context("spawn").Process(target=function, args=args)
+    process.start()
+    process.join()
+    assert process.exitcode == 0

@@ -1,7 +1,12 @@
 """This library for the side-by-side comparison."""
 
+from contextlib import aclosing
+from pathlib import Path
+
 from k1s0_event_store import EventEnvelope, EventStoreConfig, PostgresEventStore, StreamId
 from k1s0_event_store.postgres.schema import downgrade_database, upgrade_database
+from k1s0_event_store.transfer import import_events
+from k1s0_event_store.transfer.lines import event_line, footer_line, header_line
 
 store: PostgresEventStore
 FILL = (
@@ -40,11 +45,28 @@ async def read_all() -> list[dict]:
     return [event.payload async for event in store.read_all()]
 
 
-async def pass_by(limit: int | None = None) -> int:
-    """Read everything (or so much) and keep nothing; the number of events."""
+async def pass_by(limit: int) -> int:
+    """Look at so many payloads and keep none; their number."""
     number = 0
-    async for _ in store.read_all():
-        number += 1
-        if number == limit:
-            break
+    async with aclosing(store.read_all()) as events:
+        async for event in events:
+            number += bool(event.payload)
+            if number == limit:
+                break
     return number
+
+
+async def import_file(path: Path) -> None:
+    """As the command `import` does."""
+    await import_events(store, path)
+
+
+def write_file(path: Path, name: str, streams: int, payloads: list[dict]) -> None:
+    """An export of streams that are called `name` and a number."""
+    with path.open("wb") as file:
+        file.write(header_line({}))
+        for number in range(streams):
+            stream_id = StreamId("bench", f"{name}-{number}")
+            for version, payload in enumerate(payloads, 1):
+                file.write(event_line(EventEnvelope(stream_id, "BenchEvent", payload, version=version)))
+        file.write(footer_line(streams * len(payloads)))
