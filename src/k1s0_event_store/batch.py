@@ -31,6 +31,14 @@ class Batch:
         """False where the metadata of every event is empty."""
         return any(text != "{}" for text in self.metadata)
 
+    def extend(self, other: Batch) -> None:
+        """Add the events of `other`."""
+        self.event_ids.extend(other.event_ids)
+        self.event_types.extend(other.event_types)
+        self.payloads.extend(other.payloads)
+        self.metadata.extend(other.metadata)
+        self.occurred_at.extend(other.occurred_at)
+
 
 def check_stream_id(stream_id: object) -> StreamId:
     """Return `stream_id` if it is one, else raise InvalidInputError."""

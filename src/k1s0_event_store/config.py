@@ -75,7 +75,7 @@ class EventStoreConfig:
         for name in ("pool_timeout", "connect_timeout"):
             _check_seconds(name, getattr(self, name))
         for name in ("pool_pre_ping", "transaction_pooler", "notify"):
-            _check_type(name, getattr(self, name), bool, "True or False")
+            check_switch(name, getattr(self, name))
         _check_type("application_name", self.application_name, str, "a string")
         _check_type("engine_options", self.engine_options, Mapping, "a mapping")
 
@@ -206,6 +206,11 @@ def check_schema(schema: object) -> str:
     if schema.startswith("pg_") or schema == "information_schema":
         raise ConfigurationError(f"schema {schema!r} is reserved by PostgreSQL; choose another name")
     return schema
+
+
+def check_switch(name: str, value: object) -> None:
+    """Refuse what is neither True nor False; raises ConfigurationError."""
+    _check_type(name, value, bool, "True or False")
 
 
 def _check_type(name: str, value: object, kind: type, wanted: str) -> None:

@@ -52,6 +52,19 @@ class TestPostgres(EventStoreContract, RacingContract, SnapshotContract):
         return snapshot_store
 
 
+class TestPostgresCoalescing(EventStoreContract, RacingContract, SnapshotContract):
+    """Appends of one process in one statement."""
+
+    @pytest.fixture
+    async def store(self, event_store_config):
+        async with PostgresEventStore(event_store_config, coalesce=True) as store:
+            yield store
+
+    @pytest.fixture
+    def snapshots(self, snapshot_store):
+        return snapshot_store
+
+
 class TestPostgresOnOneEngine(SnapshotContract):
     """Events and snapshots are read together there."""
 

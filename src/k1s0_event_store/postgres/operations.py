@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from dataclasses import dataclass
 from operator import itemgetter
-from typing import Any, Final
+from typing import Any, Final, TypeAlias
 from uuid import UUID
 
 from k1s0_event_store.batch import Batch, check_stream_id, encode_batch
@@ -22,8 +23,10 @@ from k1s0_event_store.envelope import (
 from k1s0_event_store.exceptions import (
     ConcurrencyError,
     DuplicateEventError,
+    EventStoreError,
     LockTimeoutError,
     OutcomeUnknownError,
+    StoreUnavailableError,
     TransactionRequiredError,
 )
 from k1s0_event_store.feed import FIRST_PAGE, page_size
@@ -53,21 +56,35 @@ from k1s0_event_store.store import Span, check_wait
 
 _JSON: Final = itemgetter(-7), itemgetter(-6)
 """Payload and metadata, of every kind of row."""
+_EXISTING: Final = -1
+"""STREAM_EXISTS, where NULL is any version."""
+Answer: TypeAlias = EventVersion | EventStoreError | None
+"""Of an append among others: its version, its error, or None: nothing is stored, it has to go alone."""
 
 
-def append(
-    sql: Statements,
-    stream_id: StreamId,
-    events: Sequence[EventEnvelope],
-    expected_version: ExpectedVersion,
-    joined: bool,
-) -> Steps[EventVersion]:
-    """One statement; more only after a refusal. `joined`: inside a caller's transaction."""
+@dataclass(frozen=True, slots=True)
+class Append:
+    """An append whose input is checked and encoded."""
+
+    stream_id: StreamId
+    batch: Batch
+    expected: ExpectedVersion
+
+
+def check_append(
+    stream_id: StreamId, events: Sequence[EventEnvelope], expected_version: ExpectedVersion
+) -> Append:
+    """What `append` is given, ready to be sent; raises InvalidInputError, DuplicateEventError."""
     expected = check_expected_version(expected_version)
-    batch = encode_batch(stream_id, events)
-    if not batch:
+    return Append(stream_id, encode_batch(stream_id, events), expected)
+
+
+def append(sql: Statements, wanted: Append, joined: bool) -> Steps[EventVersion]:
+    """One statement; more only after a refusal. `joined`: inside a caller's transaction."""
+    stream_id, expected = wanted.stream_id, wanted.expected
+    if not wanted.batch:
         return require(stream_id, expected, (yield from current_version(sql, stream_id)))
-    query = _append_query(sql, stream_id, batch, expected, joined)
+    query = _append_query(sql, wanted, joined)
     while True:
         try:
             rows = yield query
@@ -80,19 +97,16 @@ def append(
         except ConnectionLostError as exc:
             if joined:  # An open transaction without its connection is rolled back.
                 raise
-            raise OutcomeUnknownError(
-                f"{exc}: the append to {stream_id} may be stored or not; repeat it with the same events"
-            ) from exc
+            raise _outcome_unknown(exc, stream_id) from exc
         if rows:
             return EventVersion(rows[0][0])
-        answer = yield from _refused(sql, stream_id, expected, batch.event_ids)
+        answer = yield from _refused(sql, stream_id, expected, wanted.batch.event_ids)
         if answer is not None:
             return answer
 
 
-def _append_query(
-    sql: Statements, stream_id: StreamId, batch: Batch, expected: ExpectedVersion, joined: bool
-) -> Query:
+def _append_query(sql: Statements, wanted: Append, joined: bool) -> Query:
+    stream_id, batch, expected = wanted.stream_id, wanted.batch, wanted.expected
     args: tuple[Any, ...] = (
         stream_id.aggregate_type,
         stream_id.aggregate_id,
@@ -110,6 +124,53 @@ def _append_query(
     if expected == 0:
         return Query(sql.append_new_joined if joined else sql.append_new, args)
     return Query(sql.append_at_joined if joined else sql.append_at, (*args, expected))
+
+
+def _outcome_unknown(error: ConnectionLostError, stream_id: StreamId) -> OutcomeUnknownError:
+    return OutcomeUnknownError(
+        f"{error}: the append to {stream_id} may be stored or not; repeat it with the same events"
+    )
+
+
+def append_together(sql: Statements, appends: Sequence[Append]) -> Steps[list[Answer]]:
+    """Appends to different streams in one statement, and the answer to each.
+
+    Whatever is wrong with one is told by its own `append`: what a refusal means is written once.
+    """
+    try:
+        rows = yield _together_query(sql, appends)
+    except ConnectionLostError as exc:
+        return [_outcome_unknown(exc, wanted.stream_id) for wanted in appends]
+    except StoreUnavailableError as exc:
+        return [type(exc)(str(exc)) for _ in appends]
+    except EventStoreError:  # Nothing is stored.
+        return [None] * len(appends)
+    answers: list[Answer] = [None] * len(appends)
+    for number, version in rows:
+        answers[number - 1] = EventVersion(version)
+    return answers
+
+
+def _together_query(sql: Statements, appends: Sequence[Append]) -> Query:
+    counts = [len(wanted.batch) for wanted in appends]
+    columns = Batch([], [], [], [], [])
+    for wanted in appends:
+        columns.extend(wanted.batch)
+    return Query(
+        sql.append_together,
+        (
+            [wanted.stream_id.aggregate_type for wanted in appends],
+            [wanted.stream_id.aggregate_id for wanted in appends],
+            counts,
+            [_EXISTING if wanted.expected is STREAM_EXISTS else wanted.expected for wanted in appends],
+            [number for number, count in enumerate(counts, 1) for _ in range(count)],
+            columns.event_ids,
+            columns.event_types,
+            columns.payloads,
+            columns.metadata if columns.has_metadata else [],
+            columns.occurred_at,
+        ),
+    )
 
 
 def _refused(

@@ -114,6 +114,75 @@ WITH moved AS (
     RETURNING version
 ){inserted}"""
 
+# Appends to different streams: $1 types, $2 ids, $3 numbers of events, $4 expected versions (NULL any, -1
+# STREAM_EXISTS); for each event $5 the number of its append, $6 ids, $7 types, $8 payloads, $9 metadata,
+# $10 times. An append without a row in the answer has stored nothing and goes alone.
+#
+# No append waits for the stream of another. Heads that the snapshot sees are locked where they are free
+# (SKIP LOCKED) and at the expected version; the locks go to the index by key, whatever the planner believes
+# of the size of tables (LATERAL with a lock, OFFSET 0: neither becomes a join). New heads are inserted in
+# one order for all, so two such statements cannot wait for each other, and before any head is locked; where
+# another transaction is creating the same stream, they wait for it no longer than `patience`, which is less
+# than deadlock_timeout: nobody else's transaction is ended because of this statement.
+#
+# The parameters stand in sub-selects: a plan for arrays of known length would be made anew each time.
+# Sorting the events also means that every head is locked before the first position is drawn.
+_APPEND_TOGETHER: Final = """
+WITH wanted AS MATERIALIZED (
+    SELECT *, sum(events) OVER (ORDER BY number) AS last
+    FROM unnest((SELECT $1::text[]), (SELECT $2::text[]), (SELECT $3::int[]), (SELECT $4::bigint[]))
+         WITH ORDINALITY AS a (aggregate_type, aggregate_id, events, expected, number)
+), patience AS MATERIALIZED (
+    SELECT set_config('lock_timeout', '100ms', true)
+), created AS (
+    INSERT INTO {streams} (aggregate_type, aggregate_id, version)
+    SELECT aggregate_type, aggregate_id, events FROM wanted
+    WHERE (SELECT count(*) FROM patience) = 1
+      AND (expected = 0 OR expected IS NULL AND NOT EXISTS (
+              SELECT FROM {streams} AS head
+              WHERE head.aggregate_type = wanted.aggregate_type AND head.aggregate_id = wanted.aggregate_id
+              OFFSET 0))
+    ORDER BY aggregate_type COLLATE "C", aggregate_id COLLATE "C"
+    ON CONFLICT (aggregate_type, aggregate_id) DO NOTHING
+    RETURNING aggregate_type, aggregate_id, version
+), locked AS (
+    SELECT wanted.aggregate_type, wanted.aggregate_id, wanted.events
+    FROM wanted CROSS JOIN LATERAL (
+        SELECT FROM {streams} AS head
+        WHERE head.aggregate_type = wanted.aggregate_type AND head.aggregate_id = wanted.aggregate_id
+          AND CASE WHEN wanted.expected > 0 THEN head.version = wanted.expected
+                   ELSE (wanted.expected IS NULL OR head.version > 0) AND NOT EXISTS (
+                       SELECT FROM {events} AS e
+                       WHERE e.event_id = ANY (($6::uuid[])[wanted.last - wanted.events + 1 : wanted.last])
+                         AND e.aggregate_id = wanted.aggregate_id
+                       OFFSET 0) END
+        FOR NO KEY UPDATE SKIP LOCKED
+    ) AS head
+    WHERE wanted.expected IS DISTINCT FROM 0 AND (SELECT count(*) FROM created) >= 0
+), advanced AS (
+    INSERT INTO {streams} AS head (aggregate_type, aggregate_id, version)
+    SELECT aggregate_type, aggregate_id, events FROM locked
+    ON CONFLICT (aggregate_type, aggregate_id) DO UPDATE SET version = head.version + excluded.version
+    RETURNING aggregate_type, aggregate_id, version
+), placed AS (
+    SELECT wanted.*, moved.version
+    FROM (SELECT * FROM created UNION ALL SELECT * FROM advanced) AS moved
+    JOIN wanted USING (aggregate_type, aggregate_id)
+), inserted AS (
+    INSERT INTO {events} (aggregate_type, aggregate_id, version, event_id, event_type,
+                          payload, metadata, occurred_at)
+    SELECT placed.aggregate_type, placed.aggregate_id, placed.version - placed.last + e.ordinality,
+           e.event_id, e.event_type, e.payload::json, coalesce(e.metadata::json, '{}'), e.occurred_at
+    FROM unnest((SELECT $5::int[]), (SELECT $6::uuid[]), (SELECT $7::text[]), (SELECT $8::text[]),
+                (SELECT $9::text[]), (SELECT $10::timestamptz[]))
+         WITH ORDINALITY AS e (number, event_id, event_type, payload, metadata, occurred_at, ordinality)
+    JOIN placed USING (number)
+    ORDER BY e.ordinality
+    RETURNING 1
+)
+SELECT number, version / ((SELECT count(*) FROM inserted) = (SELECT sum(events) FROM placed))::int{notified}
+FROM placed"""
+
 # After a refusal: where the stream stands, and which of the ids are taken under this aggregate id.
 _REFUSED: Final = """
 SELECT coalesce((SELECT version FROM {streams}
@@ -304,6 +373,7 @@ class Statements:
         self.append_new_joined = statement(_APPEND_NEW, **names)
         self.append_any = statement(_APPEND_ANY, **names)
         self.append_existing = statement(_APPEND_EXISTING, **names)
+        self.append_together = statement(_APPEND_TOGETHER, **names)
         self.refused = statement(_REFUSED, **names)
         self.current_version = statement(_CURRENT_VERSION, **names)
         self.lock = statement(_LOCK, **names)

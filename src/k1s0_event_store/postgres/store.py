@@ -5,10 +5,13 @@ from __future__ import annotations
 from collections.abc import AsyncIterator, Iterator, Sequence
 from functools import partial
 
+from k1s0_event_store.config import EventStoreConfig, check_switch
 from k1s0_event_store.envelope import EventEnvelope, EventVersion, ExpectedVersion, StreamId
 from k1s0_event_store.feed import EVERYTHING, LARGEST_PAGE, Cursor, EventFilter, FeedPage
 from k1s0_event_store.postgres import feed, operations
 from k1s0_event_store.postgres.client import AsyncClient, SyncClient
+from k1s0_event_store.postgres.coalescing import Coalescer
+from k1s0_event_store.postgres.connection import AsyncBind
 from k1s0_event_store.postgres.snapshot import PostgresSnapshotStore, SyncPostgresSnapshotStore
 from k1s0_event_store.snapshot import Snapshot, SnapshotStore, SyncSnapshotStore
 from k1s0_event_store.store import EventStore, SyncEventStore, check_span
@@ -25,11 +28,36 @@ class PostgresEventStore(AsyncClient, EventStore):
     Raises ConfigurationError.
     """
 
+    def __init__(
+        self,
+        config: EventStoreConfig | None = None,
+        *,
+        bind: AsyncBind | None = None,
+        coalesce: bool = False,
+    ) -> None:
+        check_switch("coalesce", coalesce)
+        super().__init__(config, bind=bind)
+        self._coalescer = Coalescer(self._append_alone, self._append_together) if coalesce else None
+
+    async def close(self) -> None:
+        """Close the store's own engine; one that was given stays open. Appends under way are waited for."""
+        if self._coalescer is not None and not self._joined:
+            await self._coalescer.close()
+        await super().close()
+
     async def append(
         self, stream_id: StreamId, events: Sequence[EventEnvelope], expected_version: ExpectedVersion = None
     ) -> EventVersion:
-        steps = operations.append(self._sql, stream_id, events, expected_version, self._joined)
-        return await self._run(steps)
+        wanted = operations.check_append(stream_id, events, expected_version)
+        if self._coalescer is None or self._joined:
+            return await self._append_alone(wanted)
+        return await self._coalescer.append(wanted)
+
+    async def _append_alone(self, wanted: operations.Append) -> EventVersion:
+        return await self._run(operations.append(self._sql, wanted, self._joined))
+
+    async def _append_together(self, wanted: Sequence[operations.Append]) -> Sequence[operations.Answer]:
+        return await self._run(operations.append_together(self._sql, wanted))
 
     async def load(
         self,
@@ -103,8 +131,8 @@ class SyncPostgresEventStore(SyncClient, SyncEventStore):
     def append(
         self, stream_id: StreamId, events: Sequence[EventEnvelope], expected_version: ExpectedVersion = None
     ) -> EventVersion:
-        steps = operations.append(self._sql, stream_id, events, expected_version, self._joined)
-        return self._run(steps)
+        wanted = operations.check_append(stream_id, events, expected_version)
+        return self._run(operations.append(self._sql, wanted, self._joined))
 
     def load(
         self,
