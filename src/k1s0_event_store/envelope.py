@@ -191,7 +191,7 @@ class EventEnvelope:
             "payload": payload,
             "metadata": {} if metadata is None else metadata,
             "event_id": new_event_id() if event_id is None else event_id,
-            "occurred_at": datetime.now(UTC) if occurred_at is None else _as_utc(occurred_at),
+            "occurred_at": datetime.now(UTC) if occurred_at is None else as_utc(occurred_at),
             "version": check_version(version, "version"),
             "recorded_at": recorded_at,
             "position": position,
@@ -202,7 +202,8 @@ class EventEnvelope:
         return hash(self.event_id)
 
 
-def _as_utc(value: object) -> datetime:
+def as_utc(value: object) -> datetime:
+    """Return `value` in UTC if it is a timezone-aware time, else raise InvalidInputError."""
     if not isinstance(value, datetime) or value.utcoffset() is None:
         raise InvalidInputError(f"occurred_at must be a timezone-aware datetime, not {value!r}")
     try:
@@ -265,6 +266,36 @@ def undecoded_envelope(
     return envelope
 
 
+def unread_envelope(
+    stream_id: StreamId,
+    event_type: str,
+    payload: str,
+    metadata: str,
+    event_id: UUID,
+    occurred_at: datetime,
+    version: int,
+) -> EventEnvelope:
+    """An envelope of what was checked while it was read from elsewhere, with JSON as text.
+
+    That is decoded when somebody first looks. `occurred_at` is UTC.
+    """
+    envelope = _new(EventEnvelope)
+    _set_fields(
+        envelope,
+        {
+            "stream_id": stream_id,
+            "event_type": event_type,
+            "event_id": event_id,
+            "occurred_at": occurred_at,
+            "version": version,
+            "recorded_at": None,
+            "position": None,
+            "_undecoded": (payload, metadata),
+        },
+    )
+    return envelope
+
+
 def changed(envelope: EventEnvelope, **fields: Any) -> EventEnvelope:
     """A copy of a stored envelope with other values, taken as they are."""
     copy = _new(EventEnvelope)
@@ -279,6 +310,14 @@ def payload_text(envelope: EventEnvelope) -> str:
     """
     fields = envelope.__dict__
     return encode(fields["payload"]) if "payload" in fields else cast("str", fields["_undecoded"][0])
+
+
+def metadata_text(envelope: EventEnvelope) -> str:
+    """The metadata as JSON text, as `payload_text` gives the payload."""
+    fields = envelope.__dict__
+    if "metadata" in fields:
+        return encode(dict(fields["metadata"])) if fields["metadata"] else "{}"
+    return cast("str", fields["_undecoded"][1])
 
 
 _set_fields: Final = EventEnvelope.__dict__["__dict__"].__set__

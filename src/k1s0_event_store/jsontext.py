@@ -21,6 +21,9 @@ MAX_DIGITS: Final = 4300
 _ONLY_DIGITS: Final = bytes(
     ord("0") if chr(byte).isascii() and chr(byte).isdigit() else 0 for byte in range(256)
 )
+_ZEROS: Final = bytes.maketrans(b"123456789E", b"000000000e")
+_HUGE: Final = 309
+"""Digits of a number that a float may not reach."""
 _TOO_LONG: Final = b"0" * (MAX_DIGITS + 1)
 _DEEPEST_MARGIN: Final = 20
 _PART: Final = re.compile(
@@ -40,6 +43,23 @@ def encode(value: object) -> str:
     except (PydanticSerializationError, ValueError, RecursionError) as exc:
         raise ValueError(f"not JSON: {exc}") from exc
     return text.decode()
+
+
+def as_written(text: bytes) -> str | None:
+    """`text` without a change, if it is JSON that `decode` reads back; None if that takes a closer look."""
+    if (b"\\" in text and b"\\u0000" in text) or _may_be_infinite(text):
+        return None
+    try:
+        from_json(text, allow_inf_nan=False)
+        return text.decode()
+    except ValueError:
+        return None
+
+
+def _may_be_infinite(text: bytes) -> bool:
+    """True if a number in `text` may be larger than any float, or a string looks like one."""
+    numbers = text.translate(_ZEROS, b"+")
+    return b"e000" in numbers or (len(text) >= _HUGE and b"0" * _HUGE in numbers)
 
 
 def _is_suspect(text: bytes) -> bool:

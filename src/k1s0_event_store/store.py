@@ -10,7 +10,7 @@ events so that each stream stays in order.
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
-from collections.abc import AsyncIterator, Callable, Iterator, Sequence
+from collections.abc import AsyncIterator, Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from functools import partial
 from typing import Any, Generic, Self, TypeVar
@@ -37,6 +37,7 @@ from k1s0_event_store.feed import (
     Where,
 )
 from k1s0_event_store.message import Message, events_by_key
+from k1s0_event_store.runs import check_events, runs_of
 from k1s0_event_store.snapshot import Snapshot, SnapshotStore, SyncSnapshotStore
 
 S = TypeVar("S")
@@ -81,6 +82,28 @@ class EventStore(AsyncClosing, ABC):
         InvalidInputError before anything is sent, OutcomeUnknownError when the connection breaks
         (repeat the same batch).
         """
+
+    async def import_batch(self, events: Iterable[EventEnvelope]) -> int:
+        """Store events of any streams with the versions that they have; returns how many were new.
+
+        They are copies from elsewhere, as the feed of another store gives them: id, type, payload,
+        metadata and `occurred_at` stay, `position` and `recorded_at` are drawn anew, in the order of
+        the batch. What stands in a stream already with the same id and type is skipped, so a batch may
+        be repeated. On PostgreSQL a batch is one transaction and travels by COPY. Elsewhere it is an
+        append per stream: what was refused may leave streams before it behind.
+
+        Raises InvalidEventError for a version that follows no other, or where another event stands,
+        DuplicateEventError, ConcurrencyError and OutcomeUnknownError (repeat the same batch).
+        """
+        imported = 0
+        for run in runs_of(check_events(events)):
+            stored = await self.load(run.stream_id, run.first, run.last)
+            missing = run.without([(event.event_id, event.event_type) for event in stored])
+            if missing.events:
+                with missing.refusals():
+                    await self.append(missing.stream_id, missing.unnumbered(), missing.first - 1)
+            imported += len(missing.events)
+        return imported
 
     @abstractmethod
     async def load(
@@ -235,6 +258,18 @@ class SyncEventStore(SyncClosing, ABC):
         self, stream_id: StreamId, events: Sequence[EventEnvelope], expected_version: ExpectedVersion = None
     ) -> EventVersion:
         """See EventStore.append."""
+
+    def import_batch(self, events: Iterable[EventEnvelope]) -> int:
+        """See EventStore.import_batch."""
+        imported = 0
+        for run in runs_of(check_events(events)):
+            stored = self.load(run.stream_id, run.first, run.last)
+            missing = run.without([(event.event_id, event.event_type) for event in stored])
+            if missing.events:
+                with missing.refusals():
+                    self.append(missing.stream_id, missing.unnumbered(), missing.first - 1)
+            imported += len(missing.events)
+        return imported
 
     @abstractmethod
     def load(

@@ -69,7 +69,6 @@ def small_batches(monkeypatch):
     """Three events are written, and two lines are imported, together."""
     monkeypatch.setattr(exporting, "_MOST_EVENTS", 3)
     monkeypatch.setattr(importing, "_MOST_EVENTS", 2)
-    monkeypatch.setattr(importing, "_MOST_ENDS", 1)
 
 
 def value(chance, depth=0):

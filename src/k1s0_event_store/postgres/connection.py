@@ -33,9 +33,10 @@ from sqlalchemy.util import await_only, greenlet_spawn
 
 from k1s0_event_store.config import EventStoreConfig, join_url, split_url
 from k1s0_event_store.exceptions import ConfigurationError, EventStoreError, StoreClosedError
+from k1s0_event_store.postgres.copying import copy_in, copy_in_sync
 from k1s0_event_store.postgres.errors import translate
 from k1s0_event_store.postgres.models import EventRow
-from k1s0_event_store.postgres.statements import Query
+from k1s0_event_store.postgres.statements import Copy, Query
 
 T = TypeVar("T")
 Rows: TypeAlias = Sequence[Sequence[Any]]
@@ -171,6 +172,8 @@ class AsyncConnectionRunner:
         with Translating(self._schema) as errors:
             async with self._connect() as connection:
                 errors.connecting = False
+                if isinstance(query, Copy):
+                    return ((await copy_in(connection, query),),)
                 result = await connection.exec_driver_sql(*_driver_sql(query, connection.dialect))
                 return result.all() if result.returns_rows else ()
 
@@ -185,6 +188,8 @@ class SyncConnectionRunner:
     def fetch(self, query: Query) -> Rows:
         with Translating(self._schema) as errors, self._connect() as connection:
             errors.connecting = False
+            if isinstance(query, Copy):
+                return ((copy_in_sync(connection, query),),)
             result = connection.exec_driver_sql(*_driver_sql(query, connection.dialect))
             return result.all() if result.returns_rows else ()
 
@@ -270,6 +275,23 @@ def joined_sync_runner(session: SyncJoin, schema: str) -> SyncRunner:
         yield _sync_connection(session)
 
     return SyncConnectionRunner(connect, schema)
+
+
+@asynccontextmanager
+async def async_transaction(bind: AsyncBind, schema: str) -> AsyncIterator[AsyncRunner]:
+    """Execution inside a transaction that is committed where the block ends well."""
+    with Translating(schema) as errors:
+        async with bind.begin() as begun:
+            errors.connecting = False
+            yield joined_async_runner(begun, schema)
+
+
+@contextmanager
+def sync_transaction(bind: SyncBind, schema: str) -> Iterator[SyncRunner]:
+    """Execution inside a transaction that is committed where the block ends well."""
+    with Translating(schema) as errors, bind.begin() as begun:
+        errors.connecting = False
+        yield joined_sync_runner(begun, schema)
 
 
 async def _async_connection(session: AsyncJoin) -> AsyncConnection:

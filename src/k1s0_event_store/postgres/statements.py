@@ -7,6 +7,7 @@ both directions: the app's own JSON codecs never meddle.
 from __future__ import annotations
 
 import re
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from functools import lru_cache
 from typing import Any, Final
@@ -30,6 +31,19 @@ class Query:
     @property
     def named_args(self) -> dict[str, Any]:
         return {f"p{number}": value for number, value in enumerate(self.args, 1)}
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Copy(Query):
+    """A COPY into a table inside a transaction: its one row is the number of rows that are there now.
+
+    `data` is read while the server takes it in, once.
+    """
+
+    schema: str
+    table: str
+    columns: Sequence[str]
+    data: Iterator[bytes]
 
 
 def statement(sql: str, **names: str) -> Statement:

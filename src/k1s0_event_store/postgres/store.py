@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import AsyncIterator, Iterator, Sequence
+from collections.abc import AsyncIterator, Iterable, Iterator, Sequence
 from functools import partial
 
 from k1s0_event_store.config import EventStoreConfig, check_switch
@@ -12,6 +12,8 @@ from k1s0_event_store.postgres import feed, operations
 from k1s0_event_store.postgres.client import AsyncClient, SyncClient
 from k1s0_event_store.postgres.coalescing import Coalescer
 from k1s0_event_store.postgres.connection import AsyncBind
+from k1s0_event_store.postgres.import_operations import import_batch
+from k1s0_event_store.postgres.import_statements import import_statements_for
 from k1s0_event_store.postgres.snapshot import PostgresSnapshotStore, SyncPostgresSnapshotStore
 from k1s0_event_store.snapshot import Snapshot, SnapshotStore, SyncSnapshotStore
 from k1s0_event_store.store import EventStore, SyncEventStore, check_span
@@ -58,6 +60,11 @@ class PostgresEventStore(AsyncClient, EventStore):
 
     async def _append_together(self, wanted: Sequence[operations.Append]) -> Sequence[operations.Answer]:
         return await self._run(operations.append_together(self._sql, wanted))
+
+    async def import_batch(self, events: Iterable[EventEnvelope]) -> int:
+        return await self._run_in_transaction(
+            import_batch(import_statements_for(self.config.schema, self.config.notify), events)
+        )
 
     async def load(
         self,
@@ -133,6 +140,11 @@ class SyncPostgresEventStore(SyncClient, SyncEventStore):
     ) -> EventVersion:
         wanted = operations.check_append(stream_id, events, expected_version)
         return self._run(operations.append(self._sql, wanted, self._joined))
+
+    def import_batch(self, events: Iterable[EventEnvelope]) -> int:
+        return self._run_in_transaction(
+            import_batch(import_statements_for(self.config.schema, self.config.notify), events)
+        )
 
     def load(
         self,

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import AsyncIterator, Iterator, Sequence
+from collections.abc import AsyncIterator, Iterable, Iterator, Sequence
 from typing import Any, Self, TypeVar
 
 from k1s0_event_store.envelope import EventEnvelope, EventVersion, ExpectedVersion, StreamId
@@ -30,6 +30,9 @@ class ThreadedEventStore(EventStore):
         self, stream_id: StreamId, events: Sequence[EventEnvelope], expected_version: ExpectedVersion = None
     ) -> EventVersion:
         return await asyncio.to_thread(self._store.append, stream_id, events, expected_version)
+
+    async def import_batch(self, events: Iterable[EventEnvelope]) -> int:
+        return await asyncio.to_thread(self._store.import_batch, events)
 
     async def load(
         self,

@@ -1,0 +1,80 @@
+"""The SQL of imports: heads first, then the events by COPY."""
+
+from __future__ import annotations
+
+from functools import lru_cache
+from typing import Final
+
+from k1s0_event_store.postgres.binary_copy import EVENT_COLUMNS
+from k1s0_event_store.postgres.statements import Statement, quote_text, schema_names, statement
+
+# $1 aggregate types, $2 aggregate ids, $3 numbers of events, $4 versions that the streams then have to
+# have. Every head is locked and moved before the first position is drawn, as in an append. The order is
+# the same in every session, whatever its collation: two imports of the same streams wait for each other
+# and never in a circle. The answer is how many streams are now where they should be: the caller takes
+# all back unless it is every one.
+_MOVE_HEADS: Final = """
+WITH run AS (
+    SELECT * FROM unnest($1::text[], $2::text[], $3::bigint[], $4::bigint[])
+             AS r (aggregate_type, aggregate_id, events, last)
+), moved AS (
+    INSERT INTO {streams} AS head (aggregate_type, aggregate_id, version)
+    SELECT aggregate_type, aggregate_id, events FROM run
+    ORDER BY aggregate_type COLLATE "C", aggregate_id COLLATE "C"
+    ON CONFLICT (aggregate_type, aggregate_id) DO UPDATE SET version = head.version + excluded.version
+    RETURNING aggregate_type, aggregate_id, version
+)
+SELECT count(*){notified} FROM moved JOIN run USING (aggregate_type, aggregate_id)
+WHERE moved.version = run.last"""
+
+# COPY draws position and tx as an insert does, and the unique keys watch over versions and ids.
+_COPY_EVENTS: Final = """
+COPY {events} ({copied}) FROM STDIN (FORMAT binary)"""
+
+# What stands in streams $1, $2 from versions $3 to $4: a row for each event and one for a stream without
+# any. LATERAL makes a walk along the key of each stream, whatever the planner thinks of the arrays.
+_STORED: Final = """
+SELECT run.number, coalesce(head.version, 0), e.event_id, e.event_type
+FROM unnest($1::text[], $2::text[], $3::bigint[], $4::bigint[])
+     WITH ORDINALITY AS run (aggregate_type, aggregate_id, first, last, number)
+LEFT JOIN {streams} AS head ON head.aggregate_type = run.aggregate_type
+                           AND head.aggregate_id = run.aggregate_id
+LEFT JOIN LATERAL (
+    SELECT version, event_id, event_type FROM {events}
+    WHERE aggregate_type = run.aggregate_type AND aggregate_id = run.aggregate_id
+      AND version >= run.first AND version <= run.last
+) AS e ON true
+ORDER BY run.number, e.version"""
+
+# Which of the ids $4 are taken under the aggregate ids $2, as places in the arrays. What stands where it
+# belongs ($1, $3) was imported by somebody else meanwhile, and takes nothing away.
+_TAKEN: Final = """
+SELECT given.place FROM unnest($1::text[], $2::text[], $3::bigint[], $4::uuid[])
+     WITH ORDINALITY AS given (aggregate_type, aggregate_id, version, event_id, place)
+JOIN {events} AS e ON e.event_id = given.event_id AND e.aggregate_id = given.aggregate_id
+WHERE (e.aggregate_type, e.version) <> (given.aggregate_type, given.version)
+ORDER BY given.place"""
+
+SAVEPOINT: Final = statement("SAVEPOINT k1s0_event_store_import")
+ROLLBACK_TO_SAVEPOINT: Final = statement("ROLLBACK TO SAVEPOINT k1s0_event_store_import")
+RELEASE_SAVEPOINT: Final = statement("RELEASE SAVEPOINT k1s0_event_store_import")
+
+
+class ImportStatements:
+    """The statements for one schema."""
+
+    def __init__(self, schema: str, notify: bool) -> None:
+        names = schema_names(schema)
+        names["notified"] = f", pg_notify({quote_text(schema)}, '')" if notify else ""
+        names["copied"] = ", ".join(EVENT_COLUMNS)
+        self.schema = schema
+        self.move_heads: Statement = statement(_MOVE_HEADS, **names)
+        self.copy_events = statement(_COPY_EVENTS, **names)
+        self.stored = statement(_STORED, **names)
+        self.taken = statement(_TAKEN, **names)
+
+
+@lru_cache(maxsize=64)
+def import_statements_for(schema: str, notify: bool = False) -> ImportStatements:
+    """The statements of `schema`, made once; with `notify`, imports wake up who listens to it."""
+    return ImportStatements(schema, notify)

@@ -1,0 +1,108 @@
+"""Events that have their versions, by stream: what every backend's import starts from."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass
+from typing import TypeAlias
+from uuid import UUID
+
+from k1s0_event_store.envelope import EventEnvelope, StreamId, changed
+from k1s0_event_store.exceptions import ConcurrencyError, InvalidEventError, InvalidInputError
+
+Identity: TypeAlias = tuple[UUID, str]
+"""Id and type of an event: what the one that is stored and the one that is given must share."""
+
+
+@dataclass(frozen=True, slots=True)
+class Run:
+    """Events of one stream whose versions follow one another from `first` on.
+
+    `places` tells where in the batch each of them stands.
+    """
+
+    stream_id: StreamId
+    first: int
+    events: list[EventEnvelope]
+    places: list[int]
+
+    @property
+    def last(self) -> int:
+        """The version of the last event; `first` - 1 if there is none."""
+        return self.first + len(self.events) - 1
+
+    def without(self, stored: Sequence[Identity]) -> Run:
+        """What follows the events that stand in the stream from `first` on.
+
+        Raises InvalidEventError where another one stands there.
+        """
+        for event, place, there in zip(self.events, self.places, stored, strict=False):
+            if (event.event_id, event.event_type) != there:
+                raise InvalidEventError(
+                    self.stream_id,
+                    place,
+                    f"version {event.version} of {self.stream_id} is {event.event_type} {event.event_id}, "
+                    f"but {there[1]} {there[0]} in the store",
+                )
+        known = len(stored)
+        return Run(self.stream_id, self.first + known, self.events[known:], self.places[known:])
+
+    def require(self, version: int) -> None:
+        """Raise InvalidEventError where the stream at `version` has not come to the first of the events."""
+        if version < self.first - 1:
+            raise InvalidEventError(
+                self.stream_id,
+                self.places[0],
+                f"version {self.first} of {self.stream_id} comes next, but the store has only {version}: "
+                "import what comes before it first",
+            )
+
+    def unnumbered(self) -> list[EventEnvelope]:
+        """The events as `append` takes them."""
+        return [changed(event, version=0) for event in self.events]
+
+    @contextmanager
+    def refusals(self) -> Iterator[None]:
+        """Refusals of an append of `unnumbered` come out as those of an import."""
+        try:
+            yield
+        except InvalidEventError as exc:
+            raise InvalidEventError(self.stream_id, self.places[exc.index], exc.reason) from exc
+        except ConcurrencyError as exc:
+            if exc.actual_version is not None:
+                self.require(exc.actual_version)
+            raise
+
+
+def check_events(events: object) -> list[EventEnvelope]:
+    """Return `events` as a list if they are envelopes, else raise InvalidInputError."""
+    if isinstance(events, EventEnvelope) or not isinstance(events, Iterable):
+        raise InvalidInputError(f"events must be a list of EventEnvelope, not {type(events).__name__}")
+    batch = list(events)
+    for place, event in enumerate(batch):
+        if not isinstance(event, EventEnvelope):
+            raise InvalidInputError(f"event {place} must be an EventEnvelope, not {type(event).__name__}")
+    return batch
+
+
+def runs_of(events: Iterable[EventEnvelope]) -> list[Run]:
+    """`events` by stream; raises InvalidEventError for a version that does not follow the one before."""
+    runs: dict[StreamId, Run] = {}
+    run = None
+    for place, event in enumerate(events):
+        if run is None or event.stream_id is not run.stream_id:
+            run = runs.get(event.stream_id)
+            if run is None:
+                run = runs[event.stream_id] = Run(event.stream_id, event.version, [], [])
+        if event.version != run.first + len(run.events) or not event.version:
+            raise InvalidEventError(run.stream_id, place, _misplaced(run, event))
+        run.events.append(event)
+        run.places.append(place)
+    return list(runs.values())
+
+
+def _misplaced(run: Run, event: EventEnvelope) -> str:
+    if not event.version:
+        return "has no version to be imported with; append it, or say which version it is"
+    return f"version {event.version} of {run.stream_id} follows version {run.last}"
