@@ -58,19 +58,13 @@ def works(sql):
     versions = iter(range(1_000_000))
     checked = set()
 
-    def append(size):
-        events = [EventEnvelope(NEW, "BenchEvent", PAYLOAD) for _ in range(size)]
-        return operations.append(sql, NEW, events, None, joined=False)
-
-    def append_at():
-        expected = SHORT + next(versions)
-        return operations.append(
-            sql, STORED, [EventEnvelope(STORED, "BenchEvent", PAYLOAD)], expected, joined=False
-        )
+    def append(stream_id, size, expected=None):
+        events = [EventEnvelope(stream_id, "BenchEvent", PAYLOAD) for _ in range(size)]
+        return operations.append(sql, operations.check_append(stream_id, events, expected), joined=False)
 
     return {
-        "append one event, an exact version expected": append_at,
-        "append 100 events, no version expected": lambda: append(100),
+        "append one event, an exact version expected": lambda: append(STORED, 1, SHORT + next(versions)),
+        "append 100 events, no version expected": lambda: append(NEW, 100),
         "load 20 events": lambda: operations.load(sql, STORED, check_span(STORED, limit=SHORT)),
         "a page of the feed, 500 events, from its beginning": lambda: feed.read_page(
             sql, None, 500, EVERYTHING, None, checked

@@ -60,10 +60,8 @@ async def test_an_append_to_a_long_stream_reads_none_of_its_events(event_store, 
     async with event_store.bind.connect() as connection:
         explaining = Explaining((await connection.get_raw_connection()).driver_connection)
         for expected in (None, LENGTH + BATCH):
-            batch = new_events(LONG, BATCH)
-            await run_async(
-                explaining, operations.append(event_store._sql, LONG, batch, expected, joined=joined)
-            )
+            wanted = operations.check_append(LONG, new_events(LONG, BATCH), expected)
+            await run_async(explaining, operations.append(event_store._sql, wanted, joined))
     assert len(explaining.plans) == 2
     assert [read(plan) for plan in explaining.plans] == [0, 0]
 
@@ -76,6 +74,20 @@ async def test_a_repeated_batch_is_found_without_reading_its_long_stream(event_s
     await event_store.append(LONG, batch)
     async with event_store.bind.connect() as connection:
         explaining = Explaining((await connection.get_raw_connection()).driver_connection)
-        steps = operations.append(event_store._sql, LONG, batch, LENGTH, joined=False)
+        wanted = operations.check_append(LONG, batch, LENGTH)
+        steps = operations.append(event_store._sql, wanted, joined=False)
         assert await run_async(explaining, steps) == LENGTH + BATCH
     assert [read(plan) for plan in explaining.plans] == [0, BATCH]
+
+
+async def test_appends_together_read_nothing_of_long_streams(event_store, sql):
+    sql(FILL)
+    sql("ANALYZE eventstore.events")
+    sql(STREAM, "long", LENGTH, "long", LENGTH)
+    async with event_store.bind.connect() as connection:
+        explaining = Explaining((await connection.get_raw_connection()).driver_connection)
+        streams = LONG, StreamId("order", "new")
+        wanted = [operations.check_append(each, new_events(each, BATCH), None) for each in streams]
+        answers = await run_async(explaining, operations.append_together(event_store._sql, wanted))
+    assert answers == [LENGTH + BATCH, BATCH]
+    assert [read(plan) for plan in explaining.plans] == [0]

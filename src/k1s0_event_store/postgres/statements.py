@@ -166,10 +166,8 @@ WITH wanted AS MATERIALIZED (
         WHERE head.aggregate_type = wanted.aggregate_type AND head.aggregate_id = wanted.aggregate_id
           AND CASE WHEN wanted.expected > 0 THEN head.version = wanted.expected
                    ELSE (wanted.expected IS NULL OR head.version > 0) AND NOT EXISTS (
-                       SELECT FROM {events} AS e
-                       WHERE e.event_id = ANY (($6::uuid[])[wanted.last - wanted.events + 1 : wanted.last])
-                         AND e.aggregate_id = wanted.aggregate_id
-                       OFFSET 0) END
+                       SELECT FROM {events_of_each} AS known
+                       WHERE known.aggregate_id = wanted.aggregate_id) END
         FOR NO KEY UPDATE SKIP LOCKED
     ) AS head
     WHERE wanted.expected IS DISTINCT FROM 0 AND (SELECT count(*) FROM created) >= 0
@@ -352,6 +350,7 @@ _FRAGMENTS: Final = {
     "{unless_taken}": _UNLESS_TAKEN,
     "{events_of_batch}": _events_of("$4"),
     "{events_of_refused}": _events_of("$3"),
+    "{events_of_each}": _events_of("($6::uuid[])[wanted.last - wanted.events + 1 : wanted.last]"),
     "{columns}": _COLUMNS,
     "{late}": _LATE,
     "{partition_of}": partition_of("", "$3::bigint"),
