@@ -74,14 +74,16 @@ def quote_text(text: str) -> str:
 # (no element where all of it is empty: unnest pads with NULL), $8 times. `moved` locks and checks the
 # head row before `inserted` draws the first position: a stream's versions and positions have one
 # order, and a loser burns none. Should a trigger or rule ever drop a row, the division by zero undoes
-# the whole statement.
+# the whole statement. The arrays stand in sub-selects: a plan for as many elements as there are would look
+# better than one for all lengths, and be made anew for each append, which takes as long as the append.
 _INSERTED: Final = """,
 inserted AS (
     INSERT INTO {events} (aggregate_type, aggregate_id, version, event_id, event_type,
                           payload, metadata, occurred_at)
     SELECT $1::text, $2::text, moved.version - $3::bigint + e.ordinality, e.event_id, e.event_type,
            e.payload::json, coalesce(e.metadata::json, '{}'), e.occurred_at
-    FROM moved, unnest($4::uuid[], $5::text[], $6::text[], $7::text[], $8::timestamptz[])
+    FROM moved, unnest((SELECT $4::uuid[]), (SELECT $5::text[]), (SELECT $6::text[]), (SELECT $7::text[]),
+                       (SELECT $8::timestamptz[]))
          WITH ORDINALITY AS e (event_id, event_type, payload, metadata, occurred_at, ordinality)
     RETURNING 1
 )
@@ -348,8 +350,8 @@ def _events_of(ids: str) -> str:
 _FRAGMENTS: Final = {
     "{inserted}": _INSERTED,
     "{unless_taken}": _UNLESS_TAKEN,
-    "{events_of_batch}": _events_of("$4"),
-    "{events_of_refused}": _events_of("$3"),
+    "{events_of_batch}": _events_of("(SELECT $4::uuid[])"),
+    "{events_of_refused}": _events_of("(SELECT $3::uuid[])"),
     "{events_of_each}": _events_of("($6::uuid[])[wanted.last - wanted.events + 1 : wanted.last]"),
     "{columns}": _COLUMNS,
     "{late}": _LATE,

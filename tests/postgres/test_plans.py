@@ -1,14 +1,24 @@
-"""What an append reads before it writes: the ids it brings, however long the stream is."""
+"""Plans: none is made again and again, and none reads a stream to look up ids."""
+
+from dataclasses import replace
 
 import pytest
 
-from k1s0_event_store import StreamId
+from k1s0_event_store import (
+    STREAM_EXISTS,
+    ConcurrencyError,
+    PostgresEventStore,
+    PostgresSnapshotStore,
+    StreamId,
+)
 from k1s0_event_store.postgres import operations
 from k1s0_event_store.postgres.connection import run_async
 from k1s0_event_store.testing.contract import new_events
 
 LONG = StreamId("order", "long")
 LENGTH, BATCH = 5_000, 100
+MADE_AFRESH = 5
+"""Plans that PostgreSQL makes for the parameters at hand before it thinks of one for all."""
 FILL = """
 INSERT INTO eventstore.events (aggregate_type, aggregate_id, version, event_id, event_type, payload,
                                metadata, occurred_at)
@@ -91,3 +101,36 @@ async def test_appends_together_read_nothing_of_long_streams(event_store, sql):
         answers = await run_async(explaining, operations.append_together(event_store._sql, wanted))
     assert answers == [LENGTH + BATCH, BATCH]
     assert [read(plan) for plan in explaining.plans] == [0]
+
+
+async def test_plans_are_made_once_and_used_by_whoever_gets_the_connection_next(event_store_config):
+    config = replace(event_store_config, pool_size=1, max_overflow=0)
+    async with PostgresEventStore(config) as store:
+        snapshots = PostgresSnapshotStore(bind=store.bind)
+        version = 0
+        for number in range(2 * MADE_AFRESH):
+            for expected in (None, STREAM_EXISTS, version + 2):
+                version = await store.append(LONG, new_events(LONG, 1), expected)
+            new = StreamId("order", f"new-{number}")
+            await store.append(new, new_events(new, 2), 0)
+            await store.append(new, new_events(new, BATCH))
+            with pytest.raises(ConcurrencyError):
+                await store.append(new, new_events(new, 1), 1)
+            await store.load(new)
+            await store.load(LONG, limit=1, backwards=True)
+            await store.current_version(LONG)
+            await snapshots.save(LONG, version, {})
+            await snapshots.load_latest(LONG)
+            await store.load_since_snapshot(LONG, snapshots)
+        plans = await used_plans(store)
+    assert len(plans) == 11
+    assert all(custom <= MADE_AFRESH <= generic for custom, generic in plans.values()), plans
+
+
+async def used_plans(store):
+    """How often a statement had a plan of its own, and one for all parameters, by its text."""
+    async with store.bind.connect() as connection:
+        rows = await connection.exec_driver_sql(
+            "SELECT statement, custom_plans, generic_plans FROM pg_prepared_statements"
+        )
+        return {row[0]: tuple(row[1:]) for row in rows if "eventstore" in row[0] and "$1" in row[0]}
