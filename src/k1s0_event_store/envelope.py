@@ -260,7 +260,10 @@ def undecoded_envelope(
             "event_id": event_id,
             "version": version,
             "position": position,
-            "_undecoded": (payload, metadata, occurred_at, recorded_at),
+            "_payload": payload,
+            "_metadata": metadata,
+            "_occurred_at": occurred_at,
+            "_recorded_at": recorded_at,
         },
     )
     return envelope
@@ -290,7 +293,8 @@ def unread_envelope(
             "version": version,
             "recorded_at": None,
             "position": None,
-            "_undecoded": (payload, metadata),
+            "_payload": payload,
+            "_metadata": metadata,
         },
     )
     return envelope
@@ -309,7 +313,7 @@ def payload_text(envelope: EventEnvelope) -> str:
     Raises ValueError for an object of which there is no JSON.
     """
     fields = envelope.__dict__
-    return encode(fields["payload"]) if "payload" in fields else cast("str", fields["_undecoded"][0])
+    return encode(fields["payload"]) if "payload" in fields else cast("str", fields["_payload"])
 
 
 def metadata_text(envelope: EventEnvelope) -> str:
@@ -317,7 +321,7 @@ def metadata_text(envelope: EventEnvelope) -> str:
     fields = envelope.__dict__
     if "metadata" in fields:
         return encode(dict(fields["metadata"])) if fields["metadata"] else "{}"
-    return cast("str", fields["_undecoded"][1])
+    return cast("str", fields["_metadata"])
 
 
 _set_fields: Final = EventEnvelope.__dict__["__dict__"].__set__
@@ -335,20 +339,21 @@ def utc_moment(sent: bytes) -> datetime:
 class _Undecoded:
     """A field that is decoded when somebody first looks, and then kept.
 
-    Python asks a descriptor without `__set__` only for what is not in the object's own dictionary.
+    What was sent stands under the field's name with `_` before it. Python asks a descriptor without
+    `__set__` only for what is not in the object's own dictionary.
     """
 
-    def __init__(self, name: str, place: int, decoded: Callable[[Any], Any]) -> None:
+    def __init__(self, name: str, decoded: Callable[[Any], Any]) -> None:
         self._name = name
-        self._place = place
+        self._sent = f"_{name}"
         self._decoded = decoded
 
     def __get__(self, envelope: EventEnvelope | None, owner: type) -> Any:
         fields = {} if envelope is None else envelope.__dict__
-        if "_undecoded" not in fields:
+        if self._sent not in fields:
             raise AttributeError(f"{owner.__name__!r} has no attribute {self._name!r}")
         try:
-            value = self._decoded(fields["_undecoded"][self._place])
+            value = self._decoded(fields[self._sent])
         except CorruptDataError as exc:
             where = f"stream {fields['stream_id']}, version {fields['version']}, {self._name}"
             raise CorruptDataError(f"{where}: {exc}") from exc
@@ -362,5 +367,5 @@ _DECODERS: Final[dict[str, Callable[[Any], Any]]] = {
     "recorded_at": utc_moment,
 }
 # Set from outside: inside the class a dataclass would take them for defaults.
-for _place, (_name, _decoded) in enumerate(_DECODERS.items()):
-    setattr(EventEnvelope, _name, _Undecoded(_name, _place, _decoded))
+for _name, _decoded in _DECODERS.items():
+    setattr(EventEnvelope, _name, _Undecoded(_name, _decoded))
