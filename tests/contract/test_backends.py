@@ -20,9 +20,12 @@ from k1s0_event_store import (
 )
 from k1s0_event_store.testing.adapters import ThreadedEventStore, ThreadedSnapshotStore
 from k1s0_event_store.testing.contract import EventStoreContract, RacingContract, SnapshotContract
+from k1s0_event_store.testing.import_contract import ImportContract, RacingImportContract
 
 
-class TestInMemory(EventStoreContract, RacingContract, SnapshotContract):
+class TestInMemory(
+    EventStoreContract, RacingContract, ImportContract, RacingImportContract, SnapshotContract
+):
     @pytest.fixture
     def store(self):
         return InMemoryEventStore()
@@ -32,7 +35,9 @@ class TestInMemory(EventStoreContract, RacingContract, SnapshotContract):
         return InMemorySnapshotStore()
 
 
-class TestSyncInMemory(EventStoreContract, RacingContract, SnapshotContract):
+class TestSyncInMemory(
+    EventStoreContract, RacingContract, ImportContract, RacingImportContract, SnapshotContract
+):
     @pytest.fixture
     def store(self):
         return ThreadedEventStore(SyncInMemoryEventStore())
@@ -42,7 +47,9 @@ class TestSyncInMemory(EventStoreContract, RacingContract, SnapshotContract):
         return ThreadedSnapshotStore(SyncInMemorySnapshotStore())
 
 
-class TestPostgres(EventStoreContract, RacingContract, SnapshotContract):
+class TestPostgres(
+    EventStoreContract, RacingContract, ImportContract, RacingImportContract, SnapshotContract
+):
     @pytest.fixture
     def store(self, event_store):
         return event_store
@@ -88,7 +95,9 @@ class TestSyncPostgresOnOneEngine(SnapshotContract):
         return ThreadedSnapshotStore(store)
 
 
-class TestSyncPostgres(EventStoreContract, RacingContract, SnapshotContract):
+class TestSyncPostgres(
+    EventStoreContract, RacingContract, ImportContract, RacingImportContract, SnapshotContract
+):
     @pytest.fixture
     def store(self, sync_event_store):
         return ThreadedEventStore(sync_event_store)
@@ -98,7 +107,7 @@ class TestSyncPostgres(EventStoreContract, RacingContract, SnapshotContract):
         return ThreadedSnapshotStore(sync_snapshot_store)
 
 
-class TestWithinAsyncSession(EventStoreContract, SnapshotContract):
+class TestWithinAsyncSession(EventStoreContract, ImportContract, SnapshotContract):
     @pytest.fixture
     async def session(self, event_store):
         async with AsyncSession(event_store.bind) as session:
@@ -121,12 +130,17 @@ class TestWithinAsyncSession(EventStoreContract, SnapshotContract):
                 await session.commit()
                 return answer
 
+            async def import_batch(self, events):
+                answer = await super().import_batch(events)
+                await session.commit()
+                return answer
+
         committing = Committing.__new__(Committing)
         committing.__dict__.update(store.__dict__)
         return committing
 
 
-class TestWithinSession(EventStoreContract, SnapshotContract):
+class TestWithinSession(EventStoreContract, ImportContract, SnapshotContract):
     @pytest.fixture
     def session(self, sync_event_store):
         with Session(sync_event_store.bind) as session:
@@ -148,10 +162,17 @@ class TestWithinSession(EventStoreContract, SnapshotContract):
                 await asyncio.to_thread(session.commit)
                 return answer
 
+            async def import_batch(self, events):
+                answer = await super().import_batch(events)
+                await asyncio.to_thread(session.commit)
+                return answer
+
         return Committing(store._store)
 
 
-class TestAppEngine(EventStoreContract, RacingContract, SnapshotContract):
+class TestAppEngine(
+    EventStoreContract, RacingContract, ImportContract, RacingImportContract, SnapshotContract
+):
     """Bound to an engine of the app's, on psycopg's async side."""
 
     @pytest.fixture
@@ -169,7 +190,9 @@ class TestAppEngine(EventStoreContract, RacingContract, SnapshotContract):
         return PostgresSnapshotStore(bind=engine)
 
 
-class TestAppSessionmaker(EventStoreContract, RacingContract, SnapshotContract):
+class TestAppSessionmaker(
+    EventStoreContract, RacingContract, ImportContract, RacingImportContract, SnapshotContract
+):
     """Bound to a sessionmaker of the app's: each call in a session of its own."""
 
     @pytest.fixture
@@ -187,7 +210,9 @@ class TestAppSessionmaker(EventStoreContract, RacingContract, SnapshotContract):
         return PostgresSnapshotStore(bind=maker)
 
 
-class TestSyncAppEngine(EventStoreContract, RacingContract, SnapshotContract):
+class TestSyncAppEngine(
+    EventStoreContract, RacingContract, ImportContract, RacingImportContract, SnapshotContract
+):
     """Bound to a blocking engine of the app's, in a schema of another name."""
 
     @pytest.fixture

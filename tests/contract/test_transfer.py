@@ -370,7 +370,10 @@ async def test_two_imports_of_one_file_at_the_same_time_append_each_event_once(m
 
 @pytest.fixture
 def between(monkeypatch):
-    """Have `work` done once, after a store was looked at and before it is appended to."""
+    """Have `work` done once, after a store in memory was looked at and before it is appended to.
+
+    PostgreSQL keeps others away there: see test_imports.py.
+    """
 
     def arrange(store, work):
         load = type(store).load
@@ -386,8 +389,8 @@ def between(monkeypatch):
     return arrange
 
 
-async def test_an_import_beside_another_one_of_a_part_of_it_looks_again(make_store, between):
-    source, target = make_store(), make_store()
+async def test_an_import_beside_another_one_of_a_part_of_it_looks_again(between):
+    source, target = InMemoryEventStore(), InMemoryEventStore()
     events = [new_event() for _ in range(5)]
     await source.append(ONE, events)
     lines = await exported_lines(source)
@@ -396,8 +399,8 @@ async def test_an_import_beside_another_one_of_a_part_of_it_looks_again(make_sto
     assert await contents(target) == await contents(source)
 
 
-async def test_an_import_beside_a_writer_of_other_events_is_refused(make_store, between):
-    source, target = make_store(), make_store()
+async def test_an_import_beside_a_writer_of_other_events_is_refused(between):
+    source, target = InMemoryEventStore(), InMemoryEventStore()
     await source.append(ONE, [new_event() for _ in range(2)])
     lines = await exported_lines(source)
     other = new_event(event_type="Other")
@@ -465,7 +468,7 @@ DAMAGED = {
     "time zone": (lambda line: changed(line, occurred_at="2026-01-01T00:00:00"), "timezone-aware"),
     "type": (lambda line: changed(line, event_type=""), "event_type must have 1 to 255"),
     "stream": (lambda line: changed(line, aggregate_id="x\x00"), "must not hold NUL"),
-    "metadata": (lambda line: changed(line, metadata=[1]), "metadata must be a mapping"),
+    "metadata": (lambda line: changed(line, metadata=[1]), "metadata must be an object"),
     "version 0": (lambda line: changed(line, version=0), "first version of a stream is 1"),
     "version's type": (lambda line: changed(line, version="3"), "version must be a whole number"),
     "gap": (lambda line: changed(line, version=4), "version 4 of order-1 follows version 2"),
@@ -522,6 +525,55 @@ async def test_a_file_of_another_kind_is_refused_before_anything_is_imported(mak
         await importing_lines(target, [changed(header, **first), *rest])
     assert refused.value.line == 1
     assert await contents(target) == []
+
+
+LAYOUTS = {
+    "metadata last": lambda f: {**{k: v for k, v in f.items() if k != "metadata"}, "metadata": f["metadata"]},
+    "payload first": lambda f: {"payload": f.pop("payload"), **f},
+    "payload in metadata": lambda f: {**f, "metadata": {"a": 1, "payload": {"b": '","payload":{}'}}},
+    "payload in payload": lambda f: {**f, "payload": {"a": 1, "payload": {"b": "}"}, "metadata": 1}},
+    "infinite": lambda f: {**f, "payload": [1e300, 10**308, "1e999", "\\u0000", "NaN"]},
+}
+
+
+@pytest.mark.parametrize("separators", [(",", ":"), (", ", ": ")], ids=["narrow", "wide"])
+@pytest.mark.parametrize("layout", LAYOUTS)
+async def test_fields_may_stand_in_any_order_and_form(layout, separators):
+    source, target = InMemoryEventStore(), InMemoryEventStore()
+    await source.append(ONE, [new_event(payload={"n": 1}, metadata={"trace_id": "é"})])
+    header, line, footer = await exported_lines(source)
+    fields = LAYOUTS[layout](json.loads(line))
+    written = json.dumps(fields, separators=separators, ensure_ascii=False).encode() + b"\n"
+    await importing_lines(target, [header, written, footer])
+    (stored,) = await target.load(ONE)
+    assert (stored.payload, stored.metadata) == (fields["payload"], fields["metadata"])
+
+
+@pytest.mark.parametrize(
+    "end", ['"payload":1}', ',"payload":1,"payload":1}x', ',"payload":}', ',"payload":{}}}', ',"payload":1']
+)
+async def test_a_line_that_only_looks_whole_is_refused(end):
+    source = InMemoryEventStore()
+    await source.append(ONE, [new_event()])
+    header, line, footer = await exported_lines(source)
+    broken = line.partition(b',"payload"')[0] + end.encode() + b"\n"
+    with pytest.raises(TransferError, match="line 2: this is no JSON"):
+        await importing_lines(InMemoryEventStore(), [header, broken, footer])
+
+
+@pytest.mark.parametrize(
+    ("number", "reason"),
+    [("1e999", "Infinity"), (f"-{'9' * 400}.0", "Infinity"), ("9" * 4301, "number out of range|digits")],
+    ids=["exponent", "digits", "long"],
+)
+async def test_a_number_that_nobody_could_read_back_is_refused(number, reason):
+    source = InMemoryEventStore()
+    await source.append(ONE, [new_event(payload="HERE")])
+    header, line, footer = await exported_lines(source)
+    with pytest.raises(TransferError, match=reason):
+        await importing_lines(
+            InMemoryEventStore(), [header, line.replace(b'"HERE"', f"[{number}]".encode()), footer]
+        )
 
 
 async def test_a_count_that_is_wrong_and_lines_after_the_end_are_refused(make_store):

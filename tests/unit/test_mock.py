@@ -182,6 +182,7 @@ ARGUMENTS = {
     "append": (ORDER, [event(9)]),
     "current_version": (ORDER,),
     "exists": (ORDER,),
+    "import_batch": ([event(1, version=1)],),
     "latest_cursor": (),
     "load": (ORDER,),
     "lock": (ORDER,),
@@ -207,6 +208,7 @@ ANSWERS = {
     "append": 7,
     "current_version": 7,
     "exists": True,
+    "import_batch": 7,
     "latest_cursor": Cursor("7"),
     "load": [event(7, version=7)],
     "lock": 7,
@@ -286,7 +288,9 @@ async def test_scripts_of_one_method_happen_in_the_order_they_were_written(mock,
 
 @pytest.mark.parametrize("method", ["apend", "close", "within", "_called", "", None, 5])
 def test_a_method_that_cannot_be_scripted_is_refused_with_those_that_can(mock, method):
-    with pytest.raises(InvalidInputError, match="there are append, current_version, exists, latest_cursor"):
+    with pytest.raises(
+        InvalidInputError, match="there are append, current_version, exists, import_batch, latest_cursor"
+    ):
         mock.fail_next(method, DOWN)
     with pytest.raises(InvalidInputError, match=f"no method {method!r} to script"):
         mock.answer_next(method, [])

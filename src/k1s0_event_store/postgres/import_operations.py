@@ -8,7 +8,12 @@ from itertools import groupby
 from operator import itemgetter
 
 from k1s0_event_store.envelope import EventEnvelope
-from k1s0_event_store.exceptions import ConcurrencyError, DuplicateEventError, InvalidEventError
+from k1s0_event_store.exceptions import (
+    ConcurrencyError,
+    DuplicateEventError,
+    EventStoreError,
+    InvalidEventError,
+)
 from k1s0_event_store.postgres.binary_copy import EVENT_COLUMNS, event_rows
 from k1s0_event_store.postgres.connection import Steps
 from k1s0_event_store.postgres.errors import (
@@ -22,7 +27,6 @@ from k1s0_event_store.postgres.import_statements import (
     SAVEPOINT,
     ImportStatements,
 )
-from k1s0_event_store.postgres.models import EVENTS_ID_KEY
 from k1s0_event_store.postgres.statements import Copy, Query
 from k1s0_event_store.runs import Run, check_events, runs_of
 
@@ -37,11 +41,11 @@ def _import(sql: ImportStatements, events: Sequence[EventEnvelope], runs: Sequen
     """At first as if all were new; where that is refused, what stands there is looked at, and left out."""
     while runs:
         yield Query(SAVEPOINT)
-        refusal: Exception | None = None
+        refusal: EventStoreError | None = None
         try:
             if (yield from _move(sql, events, runs)):
                 yield Query(RELEASE_SAVEPOINT)
-                return sum(len(run.events) for run in runs)
+                return _count(runs)
         except SerializationFailureError as exc:
             raise ConcurrencyError(runs[0].stream_id, runs[0].first - 1, None) from exc
         except (InvalidEventError, RowsDroppedError, UniqueViolationError) as exc:
@@ -49,18 +53,20 @@ def _import(sql: ImportStatements, events: Sequence[EventEnvelope], runs: Sequen
         # A caller's transaction stays usable, and has nothing of this batch.
         yield Query(ROLLBACK_TO_SAVEPOINT)
         yield Query(RELEASE_SAVEPOINT)
-        if isinstance(refusal, UniqueViolationError) and refusal.constraint == EVENTS_ID_KEY:
-            yield from _refuse_taken(sql, runs)
-        elif refusal is not None:
+        if refusal is not None and not isinstance(refusal, UniqueViolationError):
             raise refusal
-        runs = yield from _missing(sql, runs)
+        left = yield from _missing(sql, runs)
+        if refusal is not None and _count(left) == _count(runs):
+            yield from _refuse_taken(sql, runs)
+            raise refusal
+        runs = left
     return 0
 
 
 def _move(sql: ImportStatements, events: Sequence[EventEnvelope], runs: Sequence[Run]) -> Steps[bool]:
     """Move the heads and store the events; False if a stream is elsewhere: take the heads back then."""
-    counts = [len(run.events) for run in runs]
-    rows = yield Query(sql.move_heads, (*_names(runs), counts, [run.last for run in runs]))
+    counts, lasts = [len(run.events) for run in runs], [run.last for run in runs]
+    rows = yield Query(sql.move_heads, (*_names(runs), counts, lasts))
     if rows[0][0] < len(runs):
         return False
     rows = yield Copy(
@@ -70,9 +76,13 @@ def _move(sql: ImportStatements, events: Sequence[EventEnvelope], runs: Sequence
         columns=EVENT_COLUMNS,
         data=event_rows(events, runs),
     )
-    if rows[0][0] < sum(counts):
+    if rows[0][0] < _count(runs):
         raise RowsDroppedError("a trigger on the events table dropped a row; nothing was stored", "22012")
     return True
+
+
+def _count(runs: Sequence[Run]) -> int:
+    return sum(len(run.events) for run in runs)
 
 
 def _names(runs: Sequence[Run]) -> tuple[list[str], list[str]]:
@@ -95,7 +105,7 @@ def _missing(sql: ImportStatements, runs: Sequence[Run]) -> Steps[list[Run]]:
 
 
 def _refuse_taken(sql: ImportStatements, runs: Sequence[Run]) -> Steps[None]:
-    """Raise DuplicateEventError; nothing is wrong any more if the id was freed meanwhile."""
+    """Raise DuplicateEventError where an id is that of another event, in the batch or in the store."""
     given = [(run.stream_id, event) for run in runs for event in run.events]
     keys = [(stream_id.aggregate_id, event.event_id) for stream_id, event in given]
     twice = {key for key, times in Counter(keys).items() if times > 1}

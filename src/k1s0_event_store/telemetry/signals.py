@@ -65,8 +65,8 @@ class StoreSignals:
             self._instruments.appended.add(len(events), labels)
 
     @contextmanager
-    def reading(self, name: str) -> Iterator[None]:
-        """A call that reads the feed: timed, but no span. Pollers make several a second."""
+    def timed(self, name: str) -> Iterator[None]:
+        """A call that concerns no single stream: timed, but no span. Pollers of the feed make many."""
         labels: dict[str, AttributeValue] = {**self._database, names.DB_OPERATION_NAME: name}
         started = perf_counter()
         try:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import AsyncIterator, Iterator, Sequence
+from collections.abc import AsyncIterator, Iterable, Iterator, Sequence
 from copy import copy
 from typing import Any, Self
 
@@ -36,6 +36,10 @@ class TracedEventStore(AsyncWrapper[EventStore], EventStore):
     ) -> EventVersion:
         with self._signals.append(stream_id, events) as carried:
             return await self.wrapped.append(stream_id, carried, expected_version)
+
+    async def import_batch(self, events: Iterable[EventEnvelope]) -> int:
+        with self._signals.timed("import_batch"):
+            return await self.wrapped.import_batch(events)
 
     async def load(
         self,
@@ -97,11 +101,11 @@ class TracedEventStore(AsyncWrapper[EventStore], EventStore):
         only: EventFilter = EVERYTHING,
         until: Cursor | None = None,
     ) -> FeedPage:
-        with self._signals.reading("read_page"):
+        with self._signals.timed("read_page"):
             return await self.wrapped.read_page(after, limit, only=only, until=until)
 
     async def latest_cursor(self) -> Cursor:
-        with self._signals.reading("latest_cursor"):
+        with self._signals.timed("latest_cursor"):
             return await self.wrapped.latest_cursor()
 
     @property
@@ -126,6 +130,10 @@ class SyncTracedEventStore(SyncWrapper[SyncEventStore], SyncEventStore):
     ) -> EventVersion:
         with self._signals.append(stream_id, events) as carried:
             return self.wrapped.append(stream_id, carried, expected_version)
+
+    def import_batch(self, events: Iterable[EventEnvelope]) -> int:
+        with self._signals.timed("import_batch"):
+            return self.wrapped.import_batch(events)
 
     def load(
         self,
@@ -184,9 +192,9 @@ class SyncTracedEventStore(SyncWrapper[SyncEventStore], SyncEventStore):
         only: EventFilter = EVERYTHING,
         until: Cursor | None = None,
     ) -> FeedPage:
-        with self._signals.reading("read_page"):
+        with self._signals.timed("read_page"):
             return self.wrapped.read_page(after, limit, only=only, until=until)
 
     def latest_cursor(self) -> Cursor:
-        with self._signals.reading("latest_cursor"):
+        with self._signals.timed("latest_cursor"):
             return self.wrapped.latest_cursor()

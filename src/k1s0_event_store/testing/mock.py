@@ -12,7 +12,7 @@ A call takes the oldest script that is for its method (and stream); without one 
 from __future__ import annotations
 
 import copy
-from collections.abc import AsyncGenerator, AsyncIterator, Awaitable, Callable, Iterator, Sequence
+from collections.abc import AsyncGenerator, AsyncIterator, Awaitable, Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass, field
 from threading import Lock
 from typing import Any, Final, Self, TypeVar
@@ -42,6 +42,7 @@ SCRIPTABLE: Final = frozenset(
         "append",
         "current_version",
         "exists",
+        "import_batch",
         "latest_cursor",
         "load",
         "lock",
@@ -197,6 +198,10 @@ class MockEventStore(Scripted, EventStore):
             await self._store.append(stream_id, script.rivals)
         return await _play(script, lambda: self._store.append(stream_id, events, expected_version))
 
+    async def import_batch(self, events: Iterable[EventEnvelope]) -> int:
+        script = self._called("import_batch", events=events)
+        return await _play(script, lambda: self._store.import_batch(events))
+
     async def load(
         self,
         stream_id: StreamId,
@@ -315,6 +320,10 @@ class SyncMockEventStore(Scripted, SyncEventStore):
         if script.rivals:
             self._store.append(stream_id, script.rivals)
         return _play_sync(script, lambda: self._store.append(stream_id, events, expected_version))
+
+    def import_batch(self, events: Iterable[EventEnvelope]) -> int:
+        script = self._called("import_batch", events=events)
+        return _play_sync(script, lambda: self._store.import_batch(events))
 
     def load(
         self,

@@ -153,8 +153,9 @@ async def _import_or_retry(store: EventStore, events: Sequence[EventEnvelope]) -
     while True:
         try:
             return await store.import_batch(events)
-        except ConcurrencyError:
-            continue
+        except ConcurrencyError as exc:
+            if exc.actual_version is None:  # The caller's transaction is over.
+                raise
         except DuplicateEventError as exc:
             if exc.event_ids == taken:
                 raise
