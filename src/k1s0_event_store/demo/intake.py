@@ -2,16 +2,19 @@
 
 from __future__ import annotations
 
-import asyncio
-from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import dataclass, replace
 from time import perf_counter
+from typing import TypeAlias
 
 from k1s0_event_store.envelope import EventEnvelope, StreamId
-from k1s0_event_store.exceptions import ConcurrencyError, DuplicateEventError
+from k1s0_event_store.exceptions import ConcurrencyError, DuplicateEventError, InvalidEventError
 from k1s0_event_store.store import EventStore
 
-WRITERS = 8
+BATCH = 5_000
+"""Events that are imported together, about."""
+
+Streams: TypeAlias = Mapping[StreamId, Sequence[EventEnvelope]]
 
 
 @dataclass(frozen=True, slots=True)
@@ -25,38 +28,44 @@ class Intake:
 
 
 async def take_in(
-    store: EventStore,
-    streams: Mapping[StreamId, Sequence[EventEnvelope]],
-    advance: Callable[[int], object] = lambda events: None,
+    store: EventStore, streams: Streams, advance: Callable[[int], object] = lambda events: None
 ) -> Intake:
-    """Append what the streams do not hold yet, several streams at a time.
+    """Import what the streams do not hold yet, many streams at a time.
 
-    `advance` is told the number of events whenever a stream is done.
+    `advance` is told the number of events whenever some streams are done.
     """
     started = perf_counter()
-    waiting = iter(streams.items())
-
-    async def writer() -> int:
-        appended = 0
-        for stream_id, events in waiting:
-            appended += await append_missing(store, stream_id, events)
-            advance(len(events))
-        return appended
-
-    writers = [asyncio.ensure_future(writer()) for _ in range(WRITERS)]
-    try:
-        appended = sum(await asyncio.gather(*writers))
-    finally:
-        await _stop(writers)
+    appended = 0
+    for some in _batches(streams):
+        appended += await _take_in(store, some)
+        advance(sum(map(len, some.values())))
     offered = sum(map(len, streams.values()))
     return Intake(offered, appended, len(streams), perf_counter() - started)
 
 
-async def _stop(writers: Sequence[asyncio.Future[int]]) -> None:
-    """After an error or Ctrl-C: nothing may write on while the caller closes the store."""
-    for task in writers:
-        task.cancel()
-    await asyncio.gather(*writers, return_exceptions=True)
+def _batches(streams: Streams) -> Iterator[Streams]:
+    batch: dict[StreamId, Sequence[EventEnvelope]] = {}
+    size = 0
+    for stream_id, events in streams.items():
+        batch[stream_id] = events
+        size += len(events)
+        if size >= BATCH:
+            yield batch
+            batch, size = {}, 0
+    yield batch
+
+
+async def _take_in(store: EventStore, streams: Streams) -> int:
+    events = [
+        replace(event, version=version)
+        for events in streams.values()
+        for version, event in enumerate(events, 1)
+    ]
+    try:
+        return await store.import_batch(events)
+    except (InvalidEventError, DuplicateEventError, ConcurrencyError):
+        # A stream has these events in another order, as after a run with fewer of them.
+        return sum([await append_missing(store, *stream) for stream in streams.items()])
 
 
 async def append_missing(store: EventStore, stream_id: StreamId, events: Sequence[EventEnvelope]) -> int:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
@@ -18,18 +18,16 @@ from k1s0_event_store.config import EventStoreConfig
 from k1s0_event_store.delivery import Notice
 from k1s0_event_store.demo.airports import Airports, Reading
 from k1s0_event_store.demo.flights import FlightRowError, events_by_aircraft, flights_path, read_flights
-from k1s0_event_store.demo.intake import Intake, take_in
+from k1s0_event_store.demo.intake import Intake, Streams, take_in
 from k1s0_event_store.demo.logbook import Comparison, compare
 from k1s0_event_store.demo.projection import NAME, AirportDelays, CatchUp
 from k1s0_event_store.demo.race import RACE, Finish, race
-from k1s0_event_store.envelope import EventEnvelope, EventVersion, StreamId
+from k1s0_event_store.envelope import EventVersion, StreamId
 from k1s0_event_store.postgres.connection import in_transaction
 from k1s0_event_store.postgres.schema import upgrade_database
 from k1s0_event_store.postgres.snapshot import PostgresSnapshotStore
 from k1s0_event_store.postgres.store import PostgresEventStore
 from k1s0_event_store.terminal import say
-
-Streams = Mapping[StreamId, Sequence[EventEnvelope]]
 
 
 @dataclass(frozen=True, slots=True)

@@ -124,10 +124,11 @@ class ImportContract:
         assert not await store.exists(TWO)
 
     async def test_a_gap_to_what_is_stored_is_refused(self, store: EventStore) -> None:
+        cart = copies(CART, 1)
         await store.import_batch(copies(ONE, 1))
         for there, stream_id in ((1, ONE), (0, TWO)):
             with pytest.raises(InvalidEventError, match=f"the store has only {there}") as refused:
-                await store.import_batch([*copies(CART, 1), *copies(stream_id, 2, first=3)])
+                await store.import_batch([*cart, *copies(stream_id, 2, first=3)])
             assert refused.value.index == 1
             assert await store.current_version(stream_id) == there
 
