@@ -59,17 +59,23 @@ class TestPostgres(
         return snapshot_store
 
 
-class TestPostgresCoalescing(EventStoreContract, RacingContract, SnapshotContract):
-    """Appends of one process in one statement."""
+class TestPostgresCoalescing(EventStoreContract, RacingContract):
+    """Appends of one process in one statement, as they come: the first alone, those after it together."""
 
     @pytest.fixture
     async def store(self, event_store_config):
         async with PostgresEventStore(event_store_config, coalesce=True) as store:
             yield store
 
+
+class TestPostgresAlwaysCoalescing(EventStoreContract, RacingContract):
+    """As if another append were always under way: each goes by the statement for many."""
+
     @pytest.fixture
-    def snapshots(self, snapshot_store):
-        return snapshot_store
+    async def store(self, event_store_config):
+        async with PostgresEventStore(event_store_config, coalesce=True) as store:
+            store._coalescer._first = object()
+            yield store
 
 
 class TestPostgresOnOneEngine(SnapshotContract):

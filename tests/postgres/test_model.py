@@ -3,6 +3,7 @@
 import asyncio
 from itertools import count
 
+import pytest
 from hypothesis import HealthCheck, settings
 from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, initialize, invariant, rule, run_state_machine_as_test
@@ -121,9 +122,12 @@ def test_histories_in_memory_follow_the_model():
         check(lambda: (InMemoryEventStore(), InMemorySnapshotStore()), 100, runner.get_loop())
 
 
-def test_histories_on_postgres_follow_the_model(event_store_config):
+@pytest.mark.parametrize("coalesce", [False, True])
+def test_histories_on_postgres_follow_the_model(event_store_config, coalesce):
     with asyncio.Runner() as runner:
-        store = PostgresEventStore(event_store_config)
+        store = PostgresEventStore(event_store_config, coalesce=coalesce)
+        if coalesce:
+            store._coalescer._first = object()  # as if another append were always under way
         snapshots = PostgresSnapshotStore(event_store_config, bind=store.bind)
         check(lambda: (store, snapshots), 40, runner.get_loop())
         runner.run(store.close())

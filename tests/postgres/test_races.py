@@ -19,10 +19,10 @@ ORDER = StreamId("order", "o-1")
 WRITERS = 50
 
 
-@pytest.fixture
-async def store(event_store_dsn):
+@pytest.fixture(params=[False, True], ids=["each alone", "coalescing"])
+async def store(request, event_store_dsn):
     config = EventStoreConfig(dsn=event_store_dsn, pool_size=WRITERS, max_overflow=0)
-    async with PostgresEventStore(config) as store:
+    async with PostgresEventStore(config, coalesce=request.param) as store:
         yield store
 
 

@@ -83,11 +83,13 @@ class Coalescer:
                 self._empty.set()
 
     async def close(self) -> None:
-        """Take in nothing more, and wait for the answers of what was."""
+        """Take in nothing more, and wait until what was has its answers."""
         self._closed = True
-        while self._inside:
+        if self._inside:
             self._empty.clear()
             await self._empty.wait()
+        if self._sender is not None:  # Its last batch may be of callers that were cancelled.
+            await asyncio.wait([self._sender])
 
     async def _in_turn(self, turn: _Turn) -> EventVersion:
         self._enter(turn)

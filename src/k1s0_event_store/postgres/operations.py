@@ -139,16 +139,22 @@ def append_together(sql: Statements, appends: Sequence[Append]) -> Steps[list[An
     """
     try:
         rows = yield _together_query(sql, appends)
-    except ConnectionLostError as exc:
-        return [_outcome_unknown(exc, wanted.stream_id) for wanted in appends]
     except StoreUnavailableError as exc:
-        return [type(exc)(str(exc)) for _ in appends]
+        return [_unanswered(exc, wanted.stream_id) for wanted in appends]
     except EventStoreError:  # Nothing is stored.
         return [None] * len(appends)
     answers: list[Answer] = [None] * len(appends)
     for number, version in rows:
         answers[number - 1] = EventVersion(version)
     return answers
+
+
+def _unanswered(error: StoreUnavailableError, stream_id: StreamId) -> EventStoreError:
+    """What each append is told when the connection of all broke, or could not be had."""
+    lost = isinstance(error, ConnectionLostError)
+    own = _outcome_unknown(error, stream_id) if lost else type(error)(str(error))
+    own.__cause__ = error
+    return own
 
 
 def _together_query(sql: Statements, appends: Sequence[Append]) -> Query:

@@ -27,6 +27,11 @@ class PostgresEventStore(AsyncClient, EventStore):
     closed; a sessionmaker gives each call a session of its own. `within(session)` joins the
     caller's transaction. Connects on first use.
 
+    With `coalesce`, stand-alone appends that are called while others are under way share a statement
+    and its commit; each has the answer that it would have alone. An append that is cancelled while it
+    waits is not stored; cancelled under way it is stored or not: repeat it with the same events. Such a
+    store belongs to one event loop. `close` waits for the appends that were called before it.
+
     Raises ConfigurationError.
     """
 
@@ -51,7 +56,7 @@ class PostgresEventStore(AsyncClient, EventStore):
         self, stream_id: StreamId, events: Sequence[EventEnvelope], expected_version: ExpectedVersion = None
     ) -> EventVersion:
         wanted = operations.check_append(stream_id, events, expected_version)
-        if self._coalescer is None or self._joined:
+        if self._coalescer is None or self._joined or not wanted.batch:
             return await self._append_alone(wanted)
         return await self._coalescer.append(wanted)
 

@@ -1,0 +1,478 @@
+"""Appends of one process in one statement: an answer for each, and none touches another."""
+
+import asyncio
+import contextvars
+from contextlib import asynccontextmanager
+
+import psycopg
+import pytest
+from sqlalchemy.ext.asyncio import AsyncSession, async_sessionmaker, create_async_engine
+
+from k1s0_event_store import (
+    STREAM_EXISTS,
+    ConcurrencyError,
+    ConfigurationError,
+    DatabaseError,
+    DuplicateEventError,
+    EventEnvelope,
+    EventStoreConfig,
+    InvalidEventError,
+    OutcomeUnknownError,
+    PostgresEventStore,
+    StoreClosedError,
+    StoreUnavailableError,
+    StreamId,
+    StreamNotFoundError,
+)
+from k1s0_event_store.postgres import coalescing
+from k1s0_event_store.testing.contract import new_events, outcomes, versions
+
+NOBODY = contextvars.ContextVar("tenant", default="nobody")
+
+
+def stream(name):
+    return StreamId("order", str(name))
+
+
+def appends(store, names, count=1, expected=None):
+    return [store.append(stream(name), new_events(stream(name), count), expected) for name in names]
+
+
+def on_insert(sql, body):
+    """Have the database do something with each event that is inserted."""
+    sql(f"CREATE FUNCTION meddle() RETURNS trigger LANGUAGE plpgsql AS $$ BEGIN {body} RETURN NEW; END $$")
+    sql("CREATE TRIGGER meddle BEFORE INSERT ON eventstore.events FOR EACH ROW EXECUTE FUNCTION meddle()")
+
+
+async def until(sql, question):
+    """Wait until the answer has a row."""
+    while not sql(question):  # noqa: ASYNC110 - the database tells nobody
+        await asyncio.sleep(0.01)
+
+
+class Watched:
+    """Around a runner: what was sent; while `gate` is closed, nothing gets its answer."""
+
+    def __init__(self, runner):
+        self.runner = runner
+        self.sent = []
+        self.contexts = []
+        self.gate = asyncio.Event()
+        self.gate.set()
+
+    async def fetch(self, query):
+        self.sent.append(query)
+        self.contexts.append(NOBODY.get())
+        rows = await self.runner.fetch(query)
+        await self.gate.wait()
+        return rows
+
+    async def has_sent(self, number):
+        while len(self.sent) < number:  # noqa: ASYNC110 - a few rounds of the loop
+            await asyncio.sleep(0)
+
+
+@pytest.fixture
+async def store(event_store_config):
+    async with PostgresEventStore(event_store_config, coalesce=True) as store:
+        yield store
+
+
+@pytest.fixture
+def watched(store):
+    store._runner = Watched(store._runner)
+    return store._runner
+
+
+async def together(*calls):
+    """The outcomes of calls that are made at the same time, so that their appends are one batch."""
+    return await asyncio.gather(*calls, return_exceptions=True)
+
+
+@asynccontextmanager
+async def batch_under_way(store, watched):
+    """Inside the block a batch is under way; what is called there waits until it ends."""
+    watched.gate.clear()
+    under_way = asyncio.gather(*appends(store, ["under way", "with it"]))
+    await watched.has_sent(1)
+    yield
+    watched.gate.set()
+    assert await under_way == [1, 1]
+
+
+async def test_an_append_that_finds_nothing_under_way_goes_alone_and_at_once(store, watched):
+    for expected in (0, 1, None, STREAM_EXISTS):
+        await store.append(stream(1), new_events(stream(1), 1), expected)
+    sql = store._sql
+    assert [query.statement for query in watched.sent] == [
+        sql.append_new, sql.append_at, sql.append_any, sql.append_existing,
+    ]  # fmt: skip
+
+
+async def test_appends_called_at_the_same_time_are_one_statement(store, watched):
+    assert await asyncio.gather(*appends(store, range(100), 2)) == [2] * 100
+    assert [query.statement for query in watched.sent] == [store._sql.append_together]
+    for name in range(100):
+        assert versions(await store.load(stream(name))) == [1, 2]
+
+
+async def test_while_one_is_under_way_the_next_gather_and_wait_for_nothing_else(store, watched):
+    watched.gate.clear()
+    first = asyncio.gather(*appends(store, ["a"]))
+    await watched.has_sent(1)
+    second = asyncio.gather(*appends(store, ["b"]))
+    await watched.has_sent(2)  # not held up by the first
+    gathered = []
+    for name in range(20):
+        gathered += map(asyncio.create_task, appends(store, [name]))
+        await asyncio.sleep(0)
+    assert len(watched.sent) == 2
+    watched.gate.set()
+    assert await asyncio.gather(first, second, *gathered) == [[1], [1], *[1] * 20]
+    assert [len(query.args[0]) for query in watched.sent[1:]] == [1, 20]
+
+
+async def test_each_append_of_a_batch_has_its_own_expectation_and_its_own_answer(store, watched):
+    await together(*appends(store, ["at 3", "any", "existing", "beside"], 3))
+    odd = [EventEnvelope(stream("odd"), "Odd", {"n": 1}), EventEnvelope(stream("odd"), "O", [], {"by": "é"})]
+    answers = await together(
+        *appends(store, ["at 3"], 1, 3),
+        *appends(store, ["any"], 2),
+        *appends(store, ["existing"], 3, STREAM_EXISTS),
+        *appends(store, ["new"], 4, 0),
+        *appends(store, ["new too"], 5),
+        store.append(stream("odd"), odd, 0),
+    )
+    assert answers == [4, 5, 6, 4, 5, 2]
+    assert len(watched.sent) == 2
+    for name, version in {"at 3": 4, "any": 5, "existing": 6, "new": 4, "new too": 5, "beside": 3}.items():
+        assert versions(await store.load(stream(name))) == list(range(1, version + 1))
+    stored = await store.load(stream("odd"))
+    assert [(e.event_id, e.event_type, e.payload, e.metadata) for e in stored] == [
+        (e.event_id, e.event_type, e.payload, e.metadata) for e in odd
+    ]
+    assert [e.position for e in stored] == [stored[0].position, stored[0].position + 1]
+
+
+async def test_what_is_wrong_with_one_append_does_not_touch_another(store, watched):
+    await together(*appends(store, ["old", "repeated", "repeated any"], 2))
+    old = [await store.load(stream(name)) for name in ("old", "repeated", "repeated any")]
+    ids = [[event.event_id for event in events] for events in old]
+
+    def again(name, ids, expected):
+        batch = [EventEnvelope(stream(name), "Counted", {}, event_id=event_id) for event_id in ids]
+        return store.append(stream(name), batch, expected)
+
+    good = appends(store, range(10), 2)
+    bad = [
+        *appends(store, ["missing"], 1, 7),
+        *appends(store, ["missing too"], 1, STREAM_EXISTS),
+        store.append(stream("no JSON"), [EventEnvelope(stream("no JSON"), "Odd", float("nan"))]),
+    ]
+    repeated = [again("repeated", ids[1], 0), again("repeated any", ids[2], None)]
+    conflicting = appends(store, ["old"], 1, 1)
+    answers = await together(*good, *bad, *repeated, *conflicting)
+    assert answers[:10] == [2] * 10
+    assert [type(answer) for answer in answers[10:13]] == [
+        ConcurrencyError, StreamNotFoundError, InvalidEventError,
+    ]  # fmt: skip
+    assert answers[13:15] == [2, 2]
+    assert (type(answers[15]), answers[15].actual_version) == (ConcurrencyError, 2)
+    answers = await together(
+        *appends(store, range(10)), again("old", ids[0][::-1], None), again("new", ids[0], 0)
+    )
+    assert answers[:10] == [3] * 10
+    assert type(answers[10]) is DuplicateEventError
+    assert answers[11] == 2  # another aggregate id
+    for name, version in [*((n, 3) for n in range(10)), ("old", 2), ("repeated", 2), ("repeated any", 2)]:
+        assert versions(await store.load(stream(name))) == list(range(1, version + 1))
+
+
+async def test_an_id_that_is_taken_under_another_type_refuses_its_own_append_only(store):
+    first = new_events(stream("shared"), 1)
+    await store.append(stream("shared"), first)
+    other = StreamId("invoice", "shared")
+    duplicate = [EventEnvelope(other, "Counted", {}, event_id=first[0].event_id)]
+    for expected in (0, None):
+        good, bad = await together(*appends(store, [expected]), store.append(other, duplicate, expected))
+        assert (good, type(bad)) == (1, DuplicateEventError)
+
+
+async def test_two_appends_with_one_id_in_one_batch_are_told_apart(store):
+    first = new_events(stream("shared"), 1)
+    other = StreamId("invoice", "shared")
+    duplicate = [EventEnvelope(other, "Counted", {}, event_id=first[0].event_id)]
+    answers = await together(
+        store.append(stream("shared"), first), store.append(other, duplicate), *appends(store, [1])
+    )
+    assert sorted(str(type(answer).__name__) for answer in answers) == [
+        "DuplicateEventError",
+        "EventVersion",
+        "EventVersion",
+    ]
+
+
+async def test_what_the_database_refuses_or_drops_fails_its_own_append_only(store, sql):
+    on_insert(sql, "IF NEW.aggregate_id = 'dropped' THEN RETURN NULL; END IF; "
+                   "IF NEW.aggregate_id = 'refused' THEN RAISE check_violation; END IF;")  # fmt: skip
+    for name, sqlstate in (("dropped", "22012"), ("refused", "23514")):
+        *good, bad = await together(*appends(store, range(5)), *appends(store, [name]))
+        assert good == [1 if name == "dropped" else 2] * 5
+        assert isinstance(bad, DatabaseError)
+        assert bad.sqlstate == sqlstate
+        assert not await store.exists(stream(name))
+
+
+async def test_appends_to_one_stream_are_stored_in_the_order_of_their_calls(store):
+    async def append(number):
+        # Some are too large for a batch, and keep their place nevertheless.
+        size = 100_000 if number % 7 == 0 else 1
+        event = EventEnvelope(stream("one"), "Counted", {"n": number, "x": "x" * size})
+        return await store.append(stream("one"), [event])
+
+    others = appends(store, range(30))
+    answers = await together(*(call for n in range(30) for call in (append(n), others[n])))
+    assert answers[::2] == list(range(1, 31))
+    assert [event.payload["n"] for event in await store.load(stream("one"))] == list(range(30))
+
+
+async def test_a_batch_is_bounded_and_what_is_large_goes_alone(store, watched):
+    text = "x" * (coalescing.LARGE - 1_000)
+    calls = [
+        *(store.append(stream(n), [EventEnvelope(stream(n), "Large", text)]) for n in range(20)),
+        *appends(store, range(100, 100 + 2 * coalescing.BATCH_APPENDS)),
+        store.append(stream("larger"), [EventEnvelope(stream("larger"), "Large", text + text)]),
+        *appends(store, ["many"], 1_000),
+    ]
+    assert await together(*calls) == [*[1] * (20 + 2 * coalescing.BATCH_APPENDS), 1, 1_000]
+    batches = [query for query in watched.sent if query.statement is store._sql.append_together]
+    assert len(batches) > 4
+    assert max(len(query.args[0]) for query in batches) <= coalescing.BATCH_APPENDS
+    assert max(sum(map(len, query.args[7])) for query in batches) <= coalescing.BATCH_SIZE
+    assert len(watched.sent) == len(batches) + 2
+
+
+async def test_no_more_than_so_many_are_taken_in_and_the_others_wait_for_a_place(
+    event_store_config, monkeypatch
+):
+    monkeypatch.setattr(coalescing, "PLACES", 4)
+    async with PostgresEventStore(event_store_config, coalesce=True) as store:
+        watched = store._runner = Watched(store._runner)
+        assert await together(*appends(store, range(30))) == [1] * 30
+    sizes = [len(q.args[0]) for q in watched.sent if q.statement is store._sql.append_together]
+    assert max(sizes) == 4
+    assert sum(sizes) <= 30
+
+
+async def test_an_append_cancelled_while_it_waits_stores_nothing(store, watched):
+    async with batch_under_way(store, watched):
+        calls = [*appends(store, ["a", "b", "c"]), *appends(store, ["a", "a", "b"])]
+        waiting = [asyncio.create_task(call) for call in calls]
+        await asyncio.sleep(0)
+        for cancelled in (0, 1, 4):  # the first of two streams, and one that stands behind it
+            waiting[cancelled].cancel()
+        assert [type(e) for e in await together(waiting[0], waiting[1], waiting[4])] == [
+            asyncio.CancelledError
+        ] * 3
+    assert await asyncio.gather(waiting[2], waiting[3], waiting[5]) == [1, 1, 1]
+    assert await store.append(stream("a"), new_events(stream("a"), 1)) == 2
+    assert not store._coalescer._behind
+
+
+async def test_an_append_cancelled_while_its_batch_is_under_way_is_settled_by_repeating_it(store, watched):
+    watched.gate.clear()
+    batch = new_events(stream("a"), 2)
+    cancelled = asyncio.create_task(store.append(stream("a"), batch))
+    others = [asyncio.create_task(call) for call in appends(store, range(5))]
+    await watched.has_sent(1)
+    behind = asyncio.create_task(store.append(stream("a"), new_events(stream("a"), 1)))
+    await asyncio.sleep(0)
+    cancelled.cancel()
+    with pytest.raises(asyncio.CancelledError):
+        await cancelled
+    watched.gate.set()
+    assert await asyncio.gather(*others) == [1] * 5
+    assert await behind == 3  # its batch was not cancelled
+    assert await store.append(stream("a"), batch) == 2
+    assert await store.current_version(stream("a")) == 3
+    assert store.bind.pool.checkedout() == 0
+
+
+async def test_callers_that_all_go_away_leave_a_store_that_works(store, watched):
+    async with batch_under_way(store, watched):
+        calls = [*appends(store, range(50)), *appends(store, ["one"] * 50)]
+        waiting = [asyncio.create_task(call) for call in calls]
+        await asyncio.sleep(0)
+        for task in waiting:
+            task.cancel()
+        await together(*waiting)
+    assert await together(*appends(store, [1, 2, "one", "one"])) == [1, 1, 1, 2]
+    assert not store._coalescer._behind
+
+
+async def test_closing_waits_for_what_was_called_before_and_refuses_what_comes_after(store, watched):
+    async with batch_under_way(store, watched):
+        waiting = [asyncio.create_task(call) for call in appends(store, ["a", "b", "a"])]
+        await asyncio.sleep(0)
+        closing = asyncio.create_task(store.close())
+        await asyncio.sleep(0)
+        with pytest.raises(StoreClosedError):
+            await store.append(stream("late"), new_events(stream("late"), 1))
+        assert not closing.done()
+    assert await asyncio.gather(*waiting) == [1, 1, 2]
+    await closing
+    with pytest.raises(StoreClosedError):
+        await store.load(stream("a"))
+
+
+async def test_a_locked_stream_holds_up_nobody_but_its_own_append(store, sql):
+    await together(*appends(store, ["locked", *range(5)]))
+    with psycopg.connect(store.config.dsn) as holder:
+        holder.execute("SELECT FROM eventstore.streams WHERE aggregate_id = 'locked' FOR UPDATE")
+        held = [asyncio.create_task(call) for call in appends(store, ["locked", "locked"])]
+        assert await together(*appends(store, range(10))) == [2] * 5 + [1] * 5
+        assert await together(*appends(store, range(10))) == [3] * 5 + [2] * 5
+        assert not any(task.done() for task in held)
+    assert await asyncio.gather(*held) == [2, 3]
+
+
+async def test_a_stream_that_a_transaction_is_creating_holds_up_nobody_but_its_own_append(store):
+    async with AsyncSession(store.bind) as session:
+        await store.within(session).append(stream("new"), new_events(stream("new"), 1))
+        held = [asyncio.create_task(call) for call in appends(store, ["new", "new"])]
+        assert await together(*appends(store, range(10))) == [1] * 10
+        assert not any(task.done() for task in held)
+        await session.commit()
+    assert await asyncio.gather(*held) == [2, 3]
+
+
+async def test_a_transaction_that_locks_in_another_order_is_never_ended_by_a_deadlock(store, sql):
+    names = list("abcdef")
+    await together(*appends(store, names))
+
+    async def backwards():
+        async with AsyncSession(store.bind) as session:
+            for name in reversed(names):
+                await store.within(session).append(stream(name), new_events(stream(name), 1))
+            await session.commit()
+
+    for _ in range(10):
+        answers = await together(*(backwards() for _ in range(3)), *appends(store, names * 5))
+        assert [a for a in answers if isinstance(a, BaseException)] == []
+    for name in names:
+        assert versions(await store.load(stream(name))) == list(range(1, 82))
+
+
+async def test_stores_that_race_on_the_same_streams_never_wait_for_each_other_in_a_circle(
+    store, event_store, event_store_config, sql
+):
+    async with PostgresEventStore(event_store_config, coalesce=True) as other:
+        for attempt in range(10):
+            names = [f"{attempt}-{n}" for n in range(20)]
+            # In opposite orders, creating and adding, and a plain one between.
+            answers = await together(
+                *appends(store, names), *appends(other, names[::-1]), *appends(event_store, names, 2),
+                *appends(store, names[::-1]), *appends(other, names),
+            )  # fmt: skip
+            assert [a for a in answers if isinstance(a, BaseException)] == []
+            for name in names:
+                assert versions(await store.load(stream(name))) == [1, 2, 3, 4, 5, 6]
+    assert sql("SELECT deadlocks FROM pg_stat_database WHERE datname = current_database()") == [(0,)]
+
+
+async def test_of_two_stores_with_the_same_expected_version_one_wins_each_stream(store, event_store_config):
+    async with PostgresEventStore(event_store_config, coalesce=True) as other:
+        names = range(20)
+        for expected in range(10):
+            won, refused = await outcomes(
+                [*appends(store, names, 1, expected), *appends(other, names[::-1], 1, expected)]
+            )
+            assert won == [expected + 1] * 20
+            assert {(type(e), e.actual_version) for e in refused} == {(ConcurrencyError, expected + 1)}
+
+
+async def test_a_lost_answer_is_an_unknown_outcome_for_each_and_settled_by_repeating(proxy):
+    async with PostgresEventStore(EventStoreConfig(dsn=proxy.dsn), coalesce=True) as store:
+        await together(*appends(store, ["warm", "warmer"]))
+        batches = {stream(name): new_events(stream(name), 2) for name in range(10)}
+        proxy.lose_next_answer = True
+        lost = await together(*(store.append(*batch) for batch in batches.items()))
+        assert [type(error) for error in lost] == [OutcomeUnknownError] * 10
+        assert all(str(stream_id) in str(error) for stream_id, error in zip(batches, lost, strict=True))
+        assert all(error.__cause__ is not None for error in lost)
+        assert await together(*(store.append(*batch) for batch in batches.items())) == [2] * 10
+
+
+async def test_a_connection_killed_with_a_batch_under_way_stores_nothing_of_it(store, sql):
+    on_insert(sql, "IF NEW.aggregate_id = 'slow' THEN PERFORM pg_sleep(60); END IF;")
+    batch = asyncio.gather(*appends(store, [*range(10), "slow"]), return_exceptions=True)
+    await until(
+        sql,
+        "SELECT pg_terminate_backend(pid) FROM pg_stat_activity "
+        "WHERE datname = current_database() AND wait_event = 'PgSleep'",
+    )
+    assert [type(error) for error in await batch] == [OutcomeUnknownError] * 11
+    assert sql("SELECT count(*) FROM eventstore.events") == [(0,)]
+    assert await together(*appends(store, range(10))) == [1] * 10
+
+
+async def test_a_server_that_cannot_be_reached_is_told_to_each(proxy):
+    async with PostgresEventStore(EventStoreConfig(dsn=proxy.dsn), coalesce=True) as store:
+        proxy.refuse = True
+        refused = await together(*appends(store, range(10)))
+        assert [type(error) for error in refused] == [StoreUnavailableError] * 10
+        assert len({id(error) for error in refused}) == 10
+        proxy.refuse = False
+        assert await together(*appends(store, range(10))) == [1] * 10
+
+
+async def test_an_append_in_a_callers_transaction_goes_its_own_way(store, watched):
+    async with AsyncSession(store.bind) as session:
+        async with batch_under_way(store, watched):
+            bound = store.within(session)
+            assert await bound.append(stream("mine"), new_events(stream("mine"), 1)) == 1
+            await bound.close()
+        await session.rollback()
+    assert not await store.exists(stream("mine"))
+    assert await together(*appends(store, range(3))) == [1] * 3
+
+
+async def test_a_statement_of_many_has_nothing_of_one_callers_context(store, watched):
+    NOBODY.set("somebody")
+    await together(*appends(store, range(3)))
+    await store.append(stream("alone"), new_events(stream("alone"), 1))
+    assert watched.contexts == ["nobody", "somebody"]
+
+
+async def test_batches_go_through_every_kind_of_bind(event_store_dsn):
+    psycopg_engine = create_async_engine(event_store_dsn.replace("postgresql://", "postgresql+psycopg://"))
+    config = EventStoreConfig(dsn=event_store_dsn, transaction_pooler=True, notify=True)
+    stores = [
+        PostgresEventStore(config, coalesce=True),
+        PostgresEventStore(bind=psycopg_engine, coalesce=True),
+        PostgresEventStore(bind=async_sessionmaker(psycopg_engine), coalesce=True),
+    ]
+    for number, store in enumerate(stores):
+        for version in (1, 2):
+            expected = version - 1
+            answers = await together(
+                *appends(store, ["a", number], 1), *appends(store, [f"{number}!"], 1, expected)
+            )
+            assert answers == [2 * number + version, version, version]
+    for store in stores:
+        await store.close()
+    await psycopg_engine.dispose()
+
+
+async def test_a_batch_wakes_up_who_listens(event_store_dsn):
+    config = EventStoreConfig(dsn=event_store_dsn, notify=True)
+    with psycopg.connect(event_store_dsn, autocommit=True) as listener:
+        listener.execute("LISTEN eventstore")
+        async with PostgresEventStore(config, coalesce=True) as store:
+            await together(*appends(store, range(3)))
+        assert [note.channel for note in listener.notifies(timeout=10, stop_after=1)] == ["eventstore"]
+
+
+async def test_what_is_neither_true_nor_false_is_refused(event_store_config):
+    with pytest.raises(ConfigurationError, match="coalesce must be True or False"):
+        PostgresEventStore(event_store_config, coalesce="yes")
