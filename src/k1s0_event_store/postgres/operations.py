@@ -126,7 +126,7 @@ def _append_query(sql: Statements, wanted: Append, joined: bool) -> Query:
     return Query(sql.append_at_joined if joined else sql.append_at, (*args, expected))
 
 
-def _outcome_unknown(error: ConnectionLostError, stream_id: StreamId) -> OutcomeUnknownError:
+def _outcome_unknown(error: StoreUnavailableError, stream_id: StreamId) -> OutcomeUnknownError:
     return OutcomeUnknownError(
         f"{error}: the append to {stream_id} may be stored or not; repeat it with the same events"
     )
