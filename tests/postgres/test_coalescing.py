@@ -188,6 +188,35 @@ async def test_what_is_wrong_with_one_append_does_not_touch_another(store, watch
         assert versions(await store.load(stream(name))) == list(range(1, version + 1))
 
 
+async def test_a_repeated_append_has_its_first_answer_and_the_others_are_not_sent_again(store, watched):
+    batch = new_events(stream("repeated"), 2)
+    await store.append(stream("repeated"), batch)
+    for attempt, expected in enumerate((0, None, STREAM_EXISTS)):
+        watched.sent.clear()
+        answers = await together(
+            store.append(stream("repeated"), batch, expected),
+            *appends(store, [f"{attempt}-{n}" for n in "abc"]),
+        )
+        assert answers == [2, 1, 1, 1]
+        # The batch, and for the repeated one what a store sends that does not coalesce.
+        assert len(watched.sent) == 3
+
+
+async def test_streams_are_created_in_one_order_whatever_that_of_the_calls(store, sql):
+    names = ["b", "Z", "é", "a", "10", "9", "a-b", "ab"]
+    await together(*appends(store, names))
+    stored = [name for (name,) in sql("SELECT aggregate_id FROM eventstore.streams ORDER BY ctid")]
+    assert stored == sorted(names)
+
+
+async def test_a_batch_leaves_the_settings_of_its_session_as_they_were(event_store_dsn):
+    config = EventStoreConfig(dsn=event_store_dsn, pool_size=1, max_overflow=0)
+    async with PostgresEventStore(config, coalesce=True) as store:
+        await together(*appends(store, range(3)))
+        async with store.bind.connect() as connection:
+            assert (await connection.exec_driver_sql("SHOW lock_timeout")).scalar_one() == "0"
+
+
 async def test_an_id_that_is_taken_under_another_type_refuses_its_own_append_only(store):
     first = new_events(stream("shared"), 1)
     await store.append(stream("shared"), first)
@@ -325,7 +354,7 @@ async def test_closing_waits_for_what_was_called_before_and_refuses_what_comes_a
         await store.load(stream("a"))
 
 
-async def test_a_locked_stream_holds_up_nobody_but_its_own_append(store, sql):
+async def test_a_locked_stream_holds_up_nobody_but_its_own_append(store, watched):
     await together(*appends(store, ["locked", *range(5)]))
     with psycopg.connect(store.config.dsn) as holder:
         holder.execute("SELECT FROM eventstore.streams WHERE aggregate_id = 'locked' FOR UPDATE")
@@ -333,6 +362,10 @@ async def test_a_locked_stream_holds_up_nobody_but_its_own_append(store, sql):
         assert await together(*appends(store, range(10))) == [2] * 5 + [1] * 5
         assert await together(*appends(store, range(10))) == [3] * 5 + [2] * 5
         assert not any(task.done() for task in held)
+        # The batches did not wait, and were not sent again: three of them, and the one that waits.
+        sql = store._sql
+        assert [query.statement for query in watched.sent].count(sql.append_together) == 3
+        assert len(watched.sent) == 4
     assert await asyncio.gather(*held) == [2, 3]
 
 
