@@ -90,9 +90,12 @@ inserted AS (
 SELECT version / ((SELECT count(*) FROM inserted) = $3::bigint)::int{notified} FROM moved"""
 
 # The ids are looked up first, in the index that the insert is about to touch, where the version does
-# not tell a repeated batch from a new one, and where an error would end the caller's transaction.
+# not tell a repeated batch from a new one, and where an error would end the caller's transaction. By
+# `|| ''` PostgreSQL 18 does not skip through the index on versions instead: it would read the whole stream,
+# which it takes for as short as all are on average.
 _UNLESS_TAKEN: Final = """NOT EXISTS (
-          SELECT FROM {events_of_batch} AS known WHERE known.aggregate_id = $2::text)"""
+          SELECT FROM {events}
+          WHERE event_id = ANY ((SELECT $4::uuid[])::uuid[]) AND aggregate_id || '' = $2::text)"""
 
 # A stream at exactly $9. The UPDATE waits for a running writer and then checks its outcome
 # (EvalPlanQual): no separate lock is needed, and a refusal is an answer without a row.
@@ -168,8 +171,10 @@ WITH wanted AS MATERIALIZED (
         WHERE head.aggregate_type = wanted.aggregate_type AND head.aggregate_id = wanted.aggregate_id
           AND CASE WHEN wanted.expected > 0 THEN head.version = wanted.expected
                    ELSE (wanted.expected IS NULL OR head.version > 0) AND NOT EXISTS (
-                       SELECT FROM {events_of_each} AS known
-                       WHERE known.aggregate_id = wanted.aggregate_id) END
+                       SELECT FROM {events} AS e
+                       WHERE e.event_id = ANY (($6::uuid[])[wanted.last - wanted.events + 1 : wanted.last])
+                         AND e.aggregate_id || '' = wanted.aggregate_id
+                       OFFSET 0) END
         FOR NO KEY UPDATE SKIP LOCKED
     ) AS head
     WHERE wanted.expected IS DISTINCT FROM 0 AND (SELECT count(*) FROM created) >= 0
@@ -204,7 +209,8 @@ SELECT coalesce((SELECT version FROM {streams}
        e.event_id,
        CASE WHEN e.aggregate_type = $1::text THEN e.version END
 FROM (VALUES (1)) AS one
-LEFT JOIN {events_of_refused} AS e ON e.aggregate_id = $2::text"""
+LEFT JOIN {events} AS e ON e.event_id = ANY ((SELECT $3::uuid[])::uuid[])
+                       AND e.aggregate_id || '' = $2::text"""
 
 _CURRENT_VERSION: Final = """
 SELECT version FROM {streams} WHERE aggregate_type = $1::text AND aggregate_id = $2::text"""
@@ -245,8 +251,9 @@ SELECT pg_current_snapshot()::text, pg_current_xact_id_if_assigned()::text::bigi
 # $2 event types, $3 number of partitions, $4 partition, $5 limit. Visibility and filters are an answer
 # here, not a condition: the planner would guess how many rows they leave and may sort the rest of the
 # table for every page; and so the page knows how far it has looked. The sub-selects parse a snapshot
-# once, not per row. JSON that nobody wants stays where it is. The partition is PostgreSQL's own hash
-# of text, which hash-partitioned tables rely on to stay the same.
+# once, not per row, and those around limits and bounds keep the planner from planning for the values at
+# hand, which takes longer than a page. JSON that nobody wants stays where it is. The partition is
+# PostgreSQL's own hash of text, which hash-partitioned tables rely on to stay the same.
 _FEED: Final = """
 SELECT wanted, aggregate_type, aggregate_id, event_type, CASE WHEN wanted THEN payload::text ELSE '' END,
        CASE WHEN wanted THEN metadata::text ELSE '' END, event_id,
@@ -270,25 +277,27 @@ def partition_of(event: str, partitions: str) -> str:
 # (tx, position) from $8 to $9, ended by the limit. The end stands outside: without statistics the
 # planner would take the range for a few rows and sort all of a large transaction for every page.
 _LATE: Final = """
-    SELECT e.*, true FROM unnest($7::text[]) AS late (tx)
-    CROSS JOIN LATERAL (SELECT * FROM {events} AS e WHERE e.tx = late.tx::xid8 AND e.position > $8::bigint
-                        ORDER BY e.position LIMIT $5::bigint) AS e
-    WHERE e.position <= $9::bigint"""
+    SELECT e.*, true FROM unnest((SELECT $7::text[])) AS late (tx)
+    CROSS JOIN LATERAL (SELECT * FROM {events} AS e
+                        WHERE e.tx = late.tx::xid8 AND e.position > (SELECT $8::bigint)
+                        ORDER BY e.position LIMIT (SELECT $5::bigint)) AS e
+    WHERE e.position <= (SELECT $9::bigint)"""
 
 # Little to read, the normal case: from A's xmax ($10) to B's ($11) along (tx, position). One query with
 # OR over this and the late ones would walk the whole table.
 _FRESH: Final = """
     (SELECT *, true AS is_new FROM {events}
-     WHERE tx >= $10::text::xid8 AND tx < $11::text::xid8 ORDER BY tx, position LIMIT $5::bigint)
+     WHERE tx >= (SELECT $10::text::xid8) AND tx < (SELECT $11::text::xid8)
+     ORDER BY tx, position LIMIT (SELECT $5::bigint))
     UNION ALL ({late})"""
 
 # Much to read: a walk along the positions from $9 to the last one in B ($11). What lies below $9 is
 # late. The planner cannot sort for "not visible in A" ($10), as it does for a comparison with A's xmax.
 _WALK: Final = """
     (SELECT *, NOT pg_visible_in_snapshot(tx, (SELECT $10::text::pg_snapshot)) AS is_new
-     FROM {events} WHERE position > $9::bigint AND position <= $11::bigint
-     ORDER BY position LIMIT $5::bigint)
-    UNION ALL ({late}) ORDER BY position LIMIT $5::bigint"""
+     FROM {events} WHERE position > (SELECT $9::bigint) AND position <= (SELECT $11::bigint)
+     ORDER BY position LIMIT (SELECT $5::bigint))
+    UNION ALL ({late}) ORDER BY position LIMIT (SELECT $5::bigint)"""
 
 # Where the walk begins. OFFSET 0 keeps the planner from looking for the minimum along the positions.
 _FLOOR: Final = """
@@ -337,22 +346,9 @@ UNION ALL
    AND version >= coalesce((SELECT version FROM newest), 0) AND version <= $3::bigint
  ORDER BY version LIMIT $5::bigint)"""
 
-
-def _events_of(ids: str) -> str:
-    """Rows of these ids, by the index on ids and no other.
-
-    Without OFFSET 0, PostgreSQL 18 skips through the index on versions and reads a whole stream, which it
-    takes for as short as all are on average.
-    """
-    return "(SELECT * FROM {events} WHERE event_id = ANY ({ids}::uuid[]) OFFSET 0)".replace("{ids}", ids)
-
-
 _FRAGMENTS: Final = {
     "{inserted}": _INSERTED,
     "{unless_taken}": _UNLESS_TAKEN,
-    "{events_of_batch}": _events_of("(SELECT $4::uuid[])"),
-    "{events_of_refused}": _events_of("(SELECT $3::uuid[])"),
-    "{events_of_each}": _events_of("($6::uuid[])[wanted.last - wanted.events + 1 : wanted.last]"),
     "{columns}": _COLUMNS,
     "{late}": _LATE,
     "{partition_of}": partition_of("", "$3::bigint"),
