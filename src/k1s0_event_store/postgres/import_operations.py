@@ -14,6 +14,7 @@ from k1s0_event_store.exceptions import (
     EventStoreError,
     InvalidEventError,
 )
+from k1s0_event_store.garbage import CollectionPaused
 from k1s0_event_store.postgres.binary_copy import EVENT_COLUMNS, event_rows
 from k1s0_event_store.postgres.connection import Steps
 from k1s0_event_store.postgres.errors import (
@@ -33,8 +34,9 @@ from k1s0_event_store.runs import Run, check_events, runs_of
 
 def import_batch(sql: ImportStatements, events: Iterable[EventEnvelope]) -> Steps[int]:
     """Check `events` now; the steps store what is missing, and answer how many that were."""
-    batch = check_events(events)
-    return _import(sql, batch, runs_of(batch))
+    with CollectionPaused():
+        batch = check_events(events)
+        return _import(sql, batch, runs_of(batch))
 
 
 def _import(sql: ImportStatements, events: Sequence[EventEnvelope], runs: Sequence[Run]) -> Steps[int]:

@@ -17,12 +17,14 @@ from k1s0_event_store.exceptions import (
     InvalidEventError,
     TransferError,
 )
+from k1s0_event_store.garbage import CollectionPaused
 from k1s0_event_store.store import EventStore
 from k1s0_event_store.transfer.files import PLAIN, Compression, compression_of
 from k1s0_event_store.transfer.lines import FIRST_EVENT, read_events
 
 _MOST_EVENTS: Final = 10_000
 _MOST_BYTES: Final = 8_000_000
+_BUFFER: Final = 1 << 18
 _TAKEN: Final = "its event id is taken by another event"
 
 
@@ -64,7 +66,7 @@ async def import_events(
     if not isinstance(source, Path):
         return await _import(store, _as_they_come(_batches(source, PLAIN)), watch)
     compression = compression_of(source)
-    with source.open("rb") as file:
+    with source.open("rb", _BUFFER) as file:
         return await _import(store, _read_ahead(_batches(file, compression)), watch)
 
 
@@ -101,18 +103,28 @@ async def _read_ahead(batches: Iterator[_Batch]) -> AsyncGenerator[_Batch, None]
 def _batches(file: BinaryIO, compression: Compression) -> Iterator[_Batch]:
     """What an error leaves good is given with it."""
     lines = _Lines(file, compression)
-    events: list[EventEnvelope] = []
-    done = begun = 0
-    try:
-        for event in read_events(lines):
-            events.append(event)
-            if len(events) >= _MOST_EVENTS or lines.read - begun >= _MOST_BYTES:
-                yield _Batch(FIRST_EVENT + done, events, lines.size)
-                done, begun, events = done + len(events), lines.read, []
-    except TransferError as exc:
-        yield _Batch(FIRST_EVENT + done, events, lines.size, exc)
-    else:
-        yield _Batch(FIRST_EVENT + done, events, lines.size)
+    events, first_line = read_events(lines), FIRST_EVENT
+    is_last = False
+    while not is_last:
+        found: list[EventEnvelope] = []
+        error = None
+        try:
+            is_last = _fill(found, events, lines)
+        except TransferError as exc:
+            error, is_last = exc, True
+        yield _Batch(first_line, found, lines.size, error)
+        first_line += len(found)
+
+
+def _fill(batch: list[EventEnvelope], events: Iterator[EventEnvelope], lines: _Lines) -> bool:
+    """True after the last event; raises TransferError."""
+    end = lines.read + _MOST_BYTES
+    with CollectionPaused():
+        for event in events:
+            batch.append(event)
+            if len(batch) >= _MOST_EVENTS or lines.read >= end:
+                return False
+    return True
 
 
 class _Lines:

@@ -6,7 +6,6 @@ from collections.abc import Callable, Iterable, Iterator, Mapping
 from datetime import datetime
 from functools import lru_cache
 from typing import Any, Final, TypeVar
-from uuid import UUID
 
 from pydantic_core import from_json
 
@@ -16,6 +15,7 @@ from k1s0_event_store.envelope import (
     as_utc,
     check_name,
     check_version,
+    event_id_of,
     metadata_text,
     payload_text,
     unread_envelope,
@@ -31,9 +31,12 @@ _NEEDED: Final = frozenset(
     {"aggregate_type", "aggregate_id", "version", "event_id", "event_type", "payload", "occurred_at"}
 )
 _OPTIONAL: Final = frozenset({"metadata", "recorded_at", "position"})
-_EXPORTED: Final = (_NEEDED | _OPTIONAL) - {"payload"}
+_EXPORTED: Final = (
+    "aggregate_type", "aggregate_id", "version", "event_id", "event_type", "occurred_at", "recorded_at",
+    "position", "metadata",
+)  # fmt: skip
+"""What stands before the payload, as `event_line` writes it."""
 _PAYLOAD: Final = b',"payload":'
-
 
 FIRST_EVENT: Final = 2
 """The line of the first event; each has a line of its own."""
@@ -175,7 +178,7 @@ def _event(fields: dict[str, Any], payload: str, number: int) -> EventEnvelope:
 
 
 def _check_names(fields: dict[str, Any], payload: str) -> None:
-    if fields.keys() == _EXPORTED and payload:
+    if tuple(fields) == _EXPORTED and payload:
         return
     there = fields.keys() | ({"payload"} if payload else set())
     missing, unknown = _NEEDED - there, there - _NEEDED - _OPTIONAL
@@ -194,7 +197,7 @@ def _envelope(fields: dict[str, Any], payload: str) -> EventEnvelope:
         check_name(fields["event_type"], "event_type"),
         payload,
         _metadata(fields.get("metadata")),
-        _parsed(UUID, fields["event_id"], "event_id must be a UUID"),
+        _parsed(event_id_of, fields["event_id"], "event_id must be a UUID"),
         as_utc(
             _parsed(datetime.fromisoformat, fields["occurred_at"], "occurred_at must be an ISO 8601 time")
         ),
