@@ -2,6 +2,7 @@
 
 import asyncio
 import contextvars
+import gc
 from contextlib import asynccontextmanager
 
 import psycopg
@@ -42,6 +43,13 @@ def on_insert(sql, body):
     """Have the database do something with each event that is inserted."""
     sql(f"CREATE FUNCTION meddle() RETURNS trigger LANGUAGE plpgsql AS $$ BEGIN {body} RETURN NEW; END $$")
     sql("CREATE TRIGGER meddle BEFORE INSERT ON eventstore.events FOR EACH ROW EXECUTE FUNCTION meddle()")
+
+
+def errors_of_tasks():
+    """What the event loop is told of tasks whose errors nobody took."""
+    errors = []
+    asyncio.get_running_loop().set_exception_handler(lambda _loop, context: errors.append(context))
+    return errors
 
 
 async def until(sql, question):
@@ -132,6 +140,22 @@ async def test_while_one_is_under_way_the_next_gather_and_wait_for_nothing_else(
     assert [len(query.args[0]) for query in watched.sent[1:]] == [1, 20]
 
 
+async def test_who_comes_again_with_the_answer_in_hand_is_in_the_next_batch(store, watched):
+    async def twice(name):
+        await store.append(stream(name), new_events(stream(name), 1))
+        return await store.append(stream(name), new_events(stream(name), 1))
+
+    watched.gate.clear()
+    again = [asyncio.create_task(twice(name)) for name in "abc"]
+    await watched.has_sent(1)
+    gathered = asyncio.gather(*appends(store, ["d"]))
+    await asyncio.sleep(0)
+    watched.gate.set()
+    assert await asyncio.gather(*again) == [2, 2, 2]
+    assert await gathered == [1]
+    assert [len(query.args[0]) for query in watched.sent] == [3, 4]
+
+
 async def test_each_append_of_a_batch_has_its_own_expectation_and_its_own_answer(store, watched):
     await together(*appends(store, ["at 3", "any", "existing", "beside"], 3))
     odd = [EventEnvelope(stream("odd"), "Odd", {"n": 1}), EventEnvelope(stream("odd"), "O", [], {"by": "é"})]
@@ -217,6 +241,24 @@ async def test_a_batch_leaves_the_settings_of_its_session_as_they_were(event_sto
             assert (await connection.exec_driver_sql("SHOW lock_timeout")).scalar_one() == "0"
 
 
+async def test_an_append_without_events_is_no_part_of_a_batch_and_writes_nothing(store, watched, sql):
+    empty = [store.append(stream(name), [], expected) for name, expected in (("a", 0), ("b", None))]
+    assert await together(*empty, *appends(store, range(3))) == [0, 0, 1, 1, 1]
+    assert [len(q.args[0]) for q in watched.sent if q.statement is store._sql.append_together] == [3]
+    assert sql("SELECT count(*) FROM eventstore.streams") == [(3,)]
+
+
+async def test_a_stream_that_was_only_locked_is_new_to_a_batch(store):
+    async with AsyncSession(store.bind) as session:
+        for expected in (0, None, STREAM_EXISTS):
+            await store.within(session).lock(stream(expected))
+        await session.commit()
+    new, any_version, missing = await together(
+        *(appends(store, [e], 1, e)[0] for e in (0, None, STREAM_EXISTS))
+    )
+    assert (new, any_version, type(missing)) == (1, 1, StreamNotFoundError)
+
+
 async def test_an_id_that_is_taken_under_another_type_refuses_its_own_append_only(store):
     first = new_events(stream("shared"), 1)
     await store.append(stream("shared"), first)
@@ -244,12 +286,30 @@ async def test_two_appends_with_one_id_in_one_batch_are_told_apart(store):
 async def test_what_the_database_refuses_or_drops_fails_its_own_append_only(store, sql):
     on_insert(sql, "IF NEW.aggregate_id = 'dropped' THEN RETURN NULL; END IF; "
                    "IF NEW.aggregate_id = 'refused' THEN RAISE check_violation; END IF;")  # fmt: skip
+    errors = errors_of_tasks()
     for name, sqlstate in (("dropped", "22012"), ("refused", "23514")):
         *good, bad = await together(*appends(store, range(5)), *appends(store, [name]))
         assert good == [1 if name == "dropped" else 2] * 5
         assert isinstance(bad, DatabaseError)
         assert bad.sqlstate == sqlstate
         assert not await store.exists(stream(name))
+    gc.collect()
+    assert errors == []
+
+
+async def test_an_error_that_nobody_thought_of_is_reported_and_each_append_goes_alone(store, watched):
+    class Broken(Watched):
+        async def fetch(self, query):
+            if query.statement is store._sql.append_together:
+                raise RuntimeError("a fault of ours")
+            return await super().fetch(query)
+
+    store._runner = Broken(watched)
+    errors = errors_of_tasks()
+    assert await together(*appends(store, range(5))) == [1] * 5
+    assert await together(*appends(store, range(5))) == [2] * 5
+    gc.collect()
+    assert [str(error["exception"]) for error in errors] == ["a fault of ours"] * 2
 
 
 async def test_appends_to_one_stream_are_stored_in_the_order_of_their_calls(store):
@@ -327,6 +387,20 @@ async def test_an_append_cancelled_while_its_batch_is_under_way_is_settled_by_re
     assert store.bind.pool.checkedout() == 0
 
 
+async def test_large_appends_cancelled_one_behind_the_other_let_the_next_one_go(store, watched):
+    def large():
+        return store.append(stream("one"), [EventEnvelope(stream("one"), "Large", "x" * 100_000)])
+
+    watched.gate.clear()
+    first, second, third = (asyncio.create_task(c) for c in (large(), large(), *appends(store, ["one"])))
+    await watched.has_sent(1)
+    first.cancel()
+    second.cancel()
+    watched.gate.set()
+    assert [type(error) for error in await together(first, second)] == [asyncio.CancelledError] * 2
+    assert await third == await store.current_version(stream("one"))
+
+
 async def test_callers_that_all_go_away_leave_a_store_that_works(store, watched):
     async with batch_under_way(store, watched):
         calls = [*appends(store, range(50)), *appends(store, ["one"] * 50)]
@@ -335,6 +409,7 @@ async def test_callers_that_all_go_away_leave_a_store_that_works(store, watched)
         for task in waiting:
             task.cancel()
         await together(*waiting)
+        assert not any(store._coalescer._behind.values())  # nor is anything of them kept
     assert await together(*appends(store, [1, 2, "one", "one"])) == [1, 1, 1, 2]
     assert not store._coalescer._behind
 
@@ -354,10 +429,40 @@ async def test_closing_waits_for_what_was_called_before_and_refuses_what_comes_a
         await store.load(stream("a"))
 
 
-async def test_a_locked_stream_holds_up_nobody_but_its_own_append(store, watched):
+async def test_what_is_alone_under_way_or_was_cancelled_in_its_batch_is_waited_for_too(event_store_config):
+    for callers in (1, 3):
+        store = PostgresEventStore(event_store_config, coalesce=True)
+        watched = store._runner = Watched(store._runner)
+        watched.gate.clear()
+        waiting = [
+            asyncio.create_task(call) for call in appends(store, [f"{callers}-{n}" for n in range(callers)])
+        ]
+        await watched.has_sent(1)
+        if callers > 1:
+            for task in waiting:
+                task.cancel()
+            await together(*waiting)
+        closing = asyncio.create_task(store.close())
+        await asyncio.sleep(0)
+        assert store._runner is watched
+        watched.gate.set()
+        await together(closing, *waiting)
+        async with PostgresEventStore(event_store_config) as other:
+            assert await other.exists(stream(f"{callers}-0"))
+
+
+@pytest.mark.parametrize(
+    "lock",
+    [
+        "SELECT FROM eventstore.streams WHERE aggregate_id = 'locked' FOR UPDATE",
+        "UPDATE eventstore.streams SET version = version WHERE aggregate_id = 'locked'",
+    ],
+    ids=["locked", "being appended to"],
+)
+async def test_a_locked_stream_holds_up_nobody_but_its_own_append(store, watched, lock):
     await together(*appends(store, ["locked", *range(5)]))
     with psycopg.connect(store.config.dsn) as holder:
-        holder.execute("SELECT FROM eventstore.streams WHERE aggregate_id = 'locked' FOR UPDATE")
+        holder.execute(lock)
         held = [asyncio.create_task(call) for call in appends(store, ["locked", "locked"])]
         assert await together(*appends(store, range(10))) == [2] * 5 + [1] * 5
         assert await together(*appends(store, range(10))) == [3] * 5 + [2] * 5
