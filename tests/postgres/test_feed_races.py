@@ -228,7 +228,7 @@ MUTANTS = {
     ),
     "what is late is left out": (
         ("feed_fresh", "feed_walk"),
-        "unnest($7::text[])",
+        "unnest((SELECT $7::text[]))",
         "unnest(($7::text[])[:0])",
         the_lower_position_is_committed_later,
         "lost",
@@ -256,7 +256,7 @@ MUTANTS = {
     ),
     "what is late is merged in where the walk finds it too": (
         ("feed_walk",),
-        "e.position <= $9::bigint",
+        "e.position <= (SELECT $9::bigint)",
         "$9::bigint IS NOT NULL",
         a_large_transaction_is_late_among_much_that_is_new,
         "twice",
