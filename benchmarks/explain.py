@@ -3,12 +3,15 @@
 Usage: python benchmarks/explain.py [--events 1000000]
 
 Fills a database of an embedded PostgreSQL with streams of 20 events, does each operation a few times so that
-the plans are those of a running app, then shows the plan of its statements.
+the plans are those of a running app, then shows the plan of its statements. At the end stands what making
+plans takes: each operation with the plan that is kept, and with one that is made anew every time.
 """
 
 import argparse
 import asyncio
+import statistics
 import tempfile
+import time
 from pathlib import Path
 
 import asyncpg
@@ -27,9 +30,10 @@ from k1s0_event_store.sandbox import running_server
 from k1s0_event_store.store import check_span
 
 EXPLAIN = "EXPLAIN (ANALYZE, BUFFERS, WAL, COSTS OFF, TIMING OFF) "
-NEW, STORED = StreamId("bench", "new"), StreamId("bench", "filled-77")
+NEW = StreamId("bench", "new")
 TIMES = 6
 """PostgreSQL thinks of a plan for all parameters after five."""
+ROUNDS = 200
 
 
 class Explaining:
@@ -53,8 +57,8 @@ class Explaining:
         print()
 
 
-def works(sql):
-    """The operations by title: each call makes the steps of one."""
+def works(sql, stored):
+    """The operations by title: each call makes the steps of one. `stored` is a stream as it was filled."""
     versions = iter(range(1_000_000))
     checked = set()
 
@@ -63,9 +67,10 @@ def works(sql):
         return operations.append(sql, operations.check_append(stream_id, events, expected), joined=False)
 
     return {
-        "append one event, an exact version expected": lambda: append(STORED, 1, SHORT + next(versions)),
+        "append one event, an exact version expected": lambda: append(stored, 1, SHORT + next(versions)),
+        "append one event, no version expected": lambda: append(NEW, 1),
         "append 100 events, no version expected": lambda: append(NEW, 100),
-        "load 20 events": lambda: operations.load(sql, STORED, check_span(STORED, limit=SHORT)),
+        "load 20 events": lambda: operations.load(sql, stored, check_span(stored, limit=SHORT)),
         "a page of the feed, 500 events, from its beginning": lambda: feed.read_page(
             sql, None, 500, EVERYTHING, None, checked
         ),
@@ -75,12 +80,31 @@ def works(sql):
 async def explain(dsn):
     config = EventStoreConfig(dsn=dsn)
     runner = Explaining(await asyncpg.connect(dsn))
-    for title, work in works(statements_for(config.schema)).items():
+    for title, work in works(statements_for(config.schema), StreamId("bench", "filled-77")).items():
         for turn in range(TIMES + 1):
             runner.shows = turn == TIMES
             if runner.shows:
                 print(f"{title}\n")
             await run_async(runner, work())
+
+
+async def compare_plans(dsn):
+    """Microseconds of each operation, in turn on two connections that differ in nothing else."""
+    runners = {}
+    for mode in ("auto", "force_custom_plan"):
+        settings = {"plan_cache_mode": mode, "synchronous_commit": "off"}
+        runners[mode] = Explaining(await asyncpg.connect(dsn, server_settings=settings))
+    sql = statements_for(EventStoreConfig().schema)
+    print("microseconds with the plan that is kept and with one that is made anew, no waiting for disks\n")
+    for title, work in works(sql, StreamId("bench", "filled-78")).items():
+        taken = {mode: [] for mode in runners}
+        for _ in range(ROUNDS):
+            for mode, runner in runners.items():
+                start = time.perf_counter()
+                await run_async(runner, work())
+                taken[mode].append(time.perf_counter() - start)
+        kept, anew = (1e6 * statistics.median(each[TIMES:]) for each in taken.values())
+        print(f"    {title}: {kept:,.0f} and {anew:,.0f}")
 
 
 def fill(dsn, events):
@@ -104,6 +128,7 @@ def main():
         dsn = new_database(server, "explained")
         fill(dsn, options.events)
         asyncio.run(explain(dsn))
+        asyncio.run(compare_plans(dsn))
 
 
 if __name__ == "__main__":
