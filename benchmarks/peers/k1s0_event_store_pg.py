@@ -38,8 +38,8 @@ async def append(stream: str, start_version: int, payloads: list[dict]) -> None:
 
 
 async def import_many(streams: list[str], payloads: list[dict]) -> None:
-    """The same events in each stream, about 10,000 in a batch: memory stays what a batch takes."""
-    together = max(1, 10_000 // len(payloads))
+    """The same events in each stream, about 20,000 in a batch: memory stays what a batch takes."""
+    together = max(1, 20_000 // len(payloads))
     for first in range(0, len(streams), together):
         stream_ids = [StreamId("bench", stream) for stream in streams[first : first + together]]
         await store.import_batch(

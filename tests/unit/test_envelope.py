@@ -29,10 +29,13 @@ from k1s0_event_store.envelope import (
     MAX_VERSION,
     changed,
     check_expected_version,
+    event_id_of,
+    metadata_text,
     new_event_id,
     payload_text,
     stored_envelope,
     undecoded_envelope,
+    unread_envelope,
     utc_moment,
 )
 
@@ -342,3 +345,31 @@ def _event_id_of_a_child():
         drawn = pipe.read()
     os.waitpid(child, 0)
     return UUID(bytes=drawn)
+
+
+@given(st.uuids())
+def test_an_event_id_is_read_from_its_text(event_id):
+    for text in (str(event_id), str(event_id).upper(), event_id.hex, event_id.urn, f"{{{event_id}}}"):
+        read = event_id_of(text)
+        assert (read, str(read), hash(read), read.is_safe) == (
+            event_id,
+            str(event_id),
+            hash(event_id),
+            event_id.is_safe,
+        )
+
+
+@pytest.mark.parametrize("text", ["", "7", "x" * 32, "0" * 31, "0" * 33, "-" * 36])
+def test_what_is_no_event_id_is_refused(text):
+    with pytest.raises(ValueError, match=r"hexadecimal|invalid literal"):
+        event_id_of(text)
+
+
+def test_an_envelope_of_what_was_read_elsewhere_is_one_like_any_other():
+    event_id = new_event_id()
+    event = unread_envelope(ORDER, "Placed", '{"n": 1.0}', '{"t":"x"}', event_id, MOMENT, 3)
+    assert (payload_text(event), metadata_text(event)) == ('{"n": 1.0}', '{"t":"x"}')
+    made = EventEnvelope(ORDER, "Placed", {"n": 1.0}, {"t": "x"}, event_id, MOMENT, version=3)
+    assert (event, repr(event)) == (made, repr(made))
+    assert (payload_text(event), metadata_text(event)) == ('{"n":1.0}', '{"t":"x"}')
+    assert metadata_text(EventEnvelope(ORDER, "Placed", {})) == "{}"

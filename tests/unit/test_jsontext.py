@@ -16,7 +16,7 @@ from hypothesis import strategies as st
 from pydantic import BaseModel
 
 from k1s0_event_store import CorruptDataError
-from k1s0_event_store.jsontext import MAX_DIGITS, decode, encode, indented
+from k1s0_event_store.jsontext import MAX_DIGITS, as_written, decode, encode, indented
 
 texts = st.text(st.characters(exclude_categories=["Cs"], exclude_characters="\x00"))
 json_values = st.recursive(
@@ -247,3 +247,42 @@ def test_indenting_again_changes_nothing():
     once = indented('{"a":1.50,"b":[1,{"c":"x"}],"d":{}}')
     assert once == '{\n  "a": 1.50,\n  "b": [\n    1,\n    {\n      "c": "x"\n    }\n  ],\n  "d": {}\n}'
     assert indented(once) == once
+
+
+@given(json_values, st.sampled_from([None, 2]))
+def test_json_of_any_form_is_taken_as_it_is_written_or_looked_at_closely(value, indent):
+    text = json.dumps(value, indent=indent).encode()
+    kept = as_written(text)
+    assert kept is None or (kept.encode(), decode(kept)) == (text, value)
+
+
+@pytest.mark.parametrize(
+    "text",
+    [
+        '{"b": 1.00, "a": [ ] }',
+        "0.1000000000000000055511151231257827",
+        "1e99",
+        "9" * 308,
+        '"\\u00e9"',
+        "null",
+    ],
+    ids=lambda text: text[:20],
+)
+def test_what_is_written_in_another_way_is_kept(text):
+    assert as_written(text.encode()) == text
+
+
+@pytest.mark.parametrize(
+    "text",
+    [
+        *("NaN", "[Infinity]", "-Infinity", "1e400", "1E+400", "-1e9999", f"{'9' * 309}.0", "9" * 4301),
+        *('"\\u0000"', '{"\\u0000": 1}', '"\\ud800"', '"a\nb"', "[1", "1 2", "", "[" * 250 + "]" * 250),
+    ],
+    ids=lambda text: text[:20],
+)
+def test_what_may_not_be_read_back_is_not_kept_without_a_closer_look(text):
+    assert as_written(text.encode()) is None
+
+
+def test_what_is_no_unicode_is_not_kept():
+    assert as_written(b'"\xff"') is None
