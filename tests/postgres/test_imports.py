@@ -27,6 +27,7 @@ from k1s0_event_store import (
     TransactionRequiredError,
 )
 from k1s0_event_store.postgres import binary_copy
+from k1s0_event_store.postgres.import_statements import import_statements_for
 from k1s0_event_store.testing.adapters import ThreadedEventStore
 from k1s0_event_store.testing.contract import new_events, numbers, versions
 from k1s0_event_store.testing.import_contract import CART, ONE, TWO, copies, identity
@@ -327,6 +328,21 @@ async def test_a_unique_key_of_the_apps_own_is_an_error_and_no_endless_loop(even
     with pytest.raises(DatabaseError, match="one_of_a_type") as refused:
         await event_store.import_batch(copies(ONE, 2))
     assert refused.value.sqlstate == "23505"
+
+
+@pytest.mark.parametrize("name", ["stored", "taken"])
+async def test_what_is_looked_up_for_a_batch_is_found_by_keys(event_store, sql, name):
+    batch = [EventEnvelope(StreamId("order", str(n)), "Copied", {}, version=1) for n in range(3_000)]
+    await event_store.import_batch(batch)
+    sql("ANALYZE")
+    last = [str(event.event_id) for event in batch] if name == "taken" else ["1"] * len(batch)
+    columns = [["order"] * len(batch), [str(n) for n in range(len(batch))], ["1"] * len(batch), last]
+    statement = getattr(import_statements_for("eventstore"), name).dollar
+    for number, column in enumerate(columns, 1):
+        statement = statement.replace(f"${number}", f"'{{{','.join(column)}}}'")
+    plan = "\n".join(line for (line,) in sql(f"EXPLAIN {statement}"))
+    assert "Seq Scan" not in plan
+    assert "uq_events" in plan
 
 
 async def test_a_json_codec_of_the_apps_does_not_meddle(event_store_dsn):

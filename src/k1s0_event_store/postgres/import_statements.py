@@ -32,17 +32,17 @@ _COPY_EVENTS: Final = """
 COPY {events} ({copied}) FROM STDIN (FORMAT binary)"""
 
 # What stands in streams $1, $2 from versions $3 to $4: a row for each event and one for a stream without
-# any. LATERAL makes a walk along the key of each stream, whatever the planner thinks of the arrays.
+# any. OFFSET 0 makes it a walk along the key for each stream: to join, the planner may read all events.
 _STORED: Final = """
-SELECT run.number, coalesce(head.version, 0), e.event_id, e.event_type
+SELECT run.number, coalesce((SELECT version FROM {streams} AS head
+                             WHERE head.aggregate_type = run.aggregate_type
+                               AND head.aggregate_id = run.aggregate_id), 0), e.event_id, e.event_type
 FROM unnest($1::text[], $2::text[], $3::bigint[], $4::bigint[])
      WITH ORDINALITY AS run (aggregate_type, aggregate_id, first, last, number)
-LEFT JOIN {streams} AS head ON head.aggregate_type = run.aggregate_type
-                           AND head.aggregate_id = run.aggregate_id
 LEFT JOIN LATERAL (
     SELECT version, event_id, event_type FROM {events}
     WHERE aggregate_type = run.aggregate_type AND aggregate_id = run.aggregate_id
-      AND version >= run.first AND version <= run.last
+      AND version >= run.first AND version <= run.last OFFSET 0
 ) AS e ON true
 ORDER BY run.number, e.version"""
 
@@ -51,7 +51,10 @@ ORDER BY run.number, e.version"""
 _TAKEN: Final = """
 SELECT given.place FROM unnest($1::text[], $2::text[], $3::bigint[], $4::uuid[])
      WITH ORDINALITY AS given (aggregate_type, aggregate_id, version, event_id, place)
-JOIN {events} AS e ON e.event_id = given.event_id AND e.aggregate_id = given.aggregate_id
+CROSS JOIN LATERAL (
+    SELECT aggregate_type, version FROM {events}
+    WHERE event_id = given.event_id AND aggregate_id = given.aggregate_id OFFSET 0
+) AS e
 WHERE (e.aggregate_type, e.version) <> (given.aggregate_type, given.version)
 ORDER BY given.place"""
 
