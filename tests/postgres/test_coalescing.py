@@ -45,11 +45,14 @@ def on_insert(sql, body):
     sql("CREATE TRIGGER meddle BEFORE INSERT ON eventstore.events FOR EACH ROW EXECUTE FUNCTION meddle()")
 
 
-def errors_of_tasks():
-    """What the event loop is told of tasks whose errors nobody took."""
+@pytest.fixture(autouse=True)
+async def unseen():
+    """Errors of tasks that nobody took: what fails unseen behind an append that went alone then."""
     errors = []
     asyncio.get_running_loop().set_exception_handler(lambda _loop, context: errors.append(context))
-    return errors
+    yield errors
+    gc.collect()
+    assert errors == []
 
 
 async def until(sql, question):
@@ -59,7 +62,7 @@ async def until(sql, question):
 
 
 class Watched:
-    """Around a runner: what was sent; while `gate` is closed, nothing gets its answer."""
+    """Around a runner: what was sent; while `gate` is shut, nothing gets its answer."""
 
     def __init__(self, runner):
         self.runner = runner
@@ -80,16 +83,31 @@ class Watched:
             await asyncio.sleep(0)
 
 
+def always_together(store):
+    """The store as it is while an append is under way alone: each call goes into a batch."""
+    store._coalescer._first = object()
+    return store
+
+
 @pytest.fixture
-async def store(event_store_config):
+async def idle_store(event_store_config):
     async with PostgresEventStore(event_store_config, coalesce=True) as store:
         yield store
 
 
 @pytest.fixture
-def watched(store):
+def store(idle_store):
+    return always_together(idle_store)
+
+
+def watch(store):
     store._runner = Watched(store._runner)
     return store._runner
+
+
+@pytest.fixture
+def watched(store):
+    return watch(store)
 
 
 async def together(*calls):
@@ -108,23 +126,33 @@ async def batch_under_way(store, watched):
     assert await under_way == [1, 1]
 
 
-async def test_an_append_that_finds_nothing_under_way_goes_alone_and_at_once(store, watched):
+async def test_an_append_that_finds_nothing_under_way_goes_alone_and_at_once(idle_store):
+    store, watched, sql = idle_store, watch(idle_store), idle_store._sql
     for expected in (0, 1, None, STREAM_EXISTS):
         await store.append(stream(1), new_events(stream(1), 1), expected)
-    sql = store._sql
     assert [query.statement for query in watched.sent] == [
         sql.append_new, sql.append_at, sql.append_any, sql.append_existing,
     ]  # fmt: skip
+    # Its caller's first step sends it, not even a turn of the event loop later.
+    task = asyncio.create_task(store.append(stream(2), new_events(stream(2), 1)))
+    await asyncio.sleep(0)
+    assert len(watched.sent) == 5
+    assert await task == 1
 
 
-async def test_appends_called_at_the_same_time_are_one_statement(store, watched):
-    assert await asyncio.gather(*appends(store, range(100), 2)) == [2] * 100
-    assert [query.statement for query in watched.sent] == [store._sql.append_together]
+async def test_of_appends_called_at_the_same_time_those_after_the_first_are_one_statement(idle_store):
+    watched = watch(idle_store)
+    assert await asyncio.gather(*appends(idle_store, range(100), 2)) == [2] * 100
+    assert [q.statement for q in watched.sent] == [
+        idle_store._sql.append_any,
+        idle_store._sql.append_together,
+    ]
     for name in range(100):
-        assert versions(await store.load(stream(name))) == [1, 2]
+        assert versions(await idle_store.load(stream(name))) == [1, 2]
 
 
-async def test_while_one_is_under_way_the_next_gather_and_wait_for_nothing_else(store, watched):
+async def test_while_one_is_under_way_the_next_gather_and_wait_for_nothing_else(idle_store):
+    store, watched = idle_store, watch(idle_store)
     watched.gate.clear()
     first = asyncio.gather(*appends(store, ["a"]))
     await watched.has_sent(1)
@@ -286,18 +314,15 @@ async def test_two_appends_with_one_id_in_one_batch_are_told_apart(store):
 async def test_what_the_database_refuses_or_drops_fails_its_own_append_only(store, sql):
     on_insert(sql, "IF NEW.aggregate_id = 'dropped' THEN RETURN NULL; END IF; "
                    "IF NEW.aggregate_id = 'refused' THEN RAISE check_violation; END IF;")  # fmt: skip
-    errors = errors_of_tasks()
     for name, sqlstate in (("dropped", "22012"), ("refused", "23514")):
         *good, bad = await together(*appends(store, range(5)), *appends(store, [name]))
         assert good == [1 if name == "dropped" else 2] * 5
         assert isinstance(bad, DatabaseError)
         assert bad.sqlstate == sqlstate
         assert not await store.exists(stream(name))
-    gc.collect()
-    assert errors == []
 
 
-async def test_an_error_that_nobody_thought_of_is_reported_and_each_append_goes_alone(store, watched):
+async def test_an_error_that_nobody_thought_of_is_reported_and_each_append_goes_alone(store, watched, unseen):
     class Broken(Watched):
         async def fetch(self, query):
             if query.statement is store._sql.append_together:
@@ -305,11 +330,11 @@ async def test_an_error_that_nobody_thought_of_is_reported_and_each_append_goes_
             return await super().fetch(query)
 
     store._runner = Broken(watched)
-    errors = errors_of_tasks()
     assert await together(*appends(store, range(5))) == [1] * 5
     assert await together(*appends(store, range(5))) == [2] * 5
     gc.collect()
-    assert [str(error["exception"]) for error in errors] == ["a fault of ours"] * 2
+    assert [str(error["exception"]) for error in unseen] == ["a fault of ours"] * 2
+    unseen.clear()
 
 
 async def test_appends_to_one_stream_are_stored_in_the_order_of_their_calls(store):
@@ -346,7 +371,7 @@ async def test_no_more_than_so_many_are_taken_in_and_the_others_wait_for_a_place
 ):
     monkeypatch.setattr(coalescing, "PLACES", 4)
     async with PostgresEventStore(event_store_config, coalesce=True) as store:
-        watched = store._runner = Watched(store._runner)
+        watched = watch(always_together(store))
         assert await together(*appends(store, range(30))) == [1] * 30
     sizes = [len(q.args[0]) for q in watched.sent if q.statement is store._sql.append_together]
     assert max(sizes) == 4
@@ -429,26 +454,34 @@ async def test_closing_waits_for_what_was_called_before_and_refuses_what_comes_a
         await store.load(stream("a"))
 
 
-async def test_what_is_alone_under_way_or_was_cancelled_in_its_batch_is_waited_for_too(event_store_config):
-    for callers in (1, 3):
-        store = PostgresEventStore(event_store_config, coalesce=True)
-        watched = store._runner = Watched(store._runner)
-        watched.gate.clear()
-        waiting = [
-            asyncio.create_task(call) for call in appends(store, [f"{callers}-{n}" for n in range(callers)])
-        ]
-        await watched.has_sent(1)
-        if callers > 1:
-            for task in waiting:
-                task.cancel()
-            await together(*waiting)
-        closing = asyncio.create_task(store.close())
-        await asyncio.sleep(0)
-        assert store._runner is watched
-        watched.gate.set()
-        await together(closing, *waiting)
-        async with PostgresEventStore(event_store_config) as other:
-            assert await other.exists(stream(f"{callers}-0"))
+async def test_closing_waits_for_what_is_under_way_alone(idle_store):
+    watched = watch(idle_store)
+    watched.gate.clear()
+    alone = asyncio.gather(*appends(idle_store, ["a"]))
+    await watched.has_sent(1)
+    await closes_when_opened(idle_store, watched)
+    assert await alone == [1]
+
+
+async def test_closing_waits_for_a_batch_whose_callers_were_cancelled(store, watched, sql):
+    watched.gate.clear()
+    callers = [asyncio.create_task(call) for call in appends(store, range(3))]
+    await watched.has_sent(1)
+    for task in callers:
+        task.cancel()
+    await together(*callers)
+    await closes_when_opened(store, watched)
+    assert sql("SELECT count(*) FROM eventstore.events") == [(3,)]
+
+
+async def closes_when_opened(store, watched):
+    """Close the store while nothing gets its answer, then give the answers."""
+    closing = asyncio.create_task(store.close())
+    await asyncio.sleep(0)
+    assert store._runner is watched
+    watched.gate.set()
+    await closing
+    assert store._runner is not watched
 
 
 @pytest.mark.parametrize(
@@ -531,6 +564,7 @@ async def test_of_two_stores_with_the_same_expected_version_one_wins_each_stream
 
 async def test_a_lost_answer_is_an_unknown_outcome_for_each_and_settled_by_repeating(proxy):
     async with PostgresEventStore(EventStoreConfig(dsn=proxy.dsn), coalesce=True) as store:
+        always_together(store)
         await together(*appends(store, ["warm", "warmer"]))
         batches = {stream(name): new_events(stream(name), 2) for name in range(10)}
         proxy.lose_next_answer = True
@@ -556,6 +590,7 @@ async def test_a_connection_killed_with_a_batch_under_way_stores_nothing_of_it(s
 
 async def test_a_server_that_cannot_be_reached_is_told_to_each(proxy):
     async with PostgresEventStore(EventStoreConfig(dsn=proxy.dsn), coalesce=True) as store:
+        always_together(store)
         proxy.refuse = True
         refused = await together(*appends(store, range(10)))
         assert [type(error) for error in refused] == [StoreUnavailableError] * 10
@@ -575,11 +610,11 @@ async def test_an_append_in_a_callers_transaction_goes_its_own_way(store, watche
     assert await together(*appends(store, range(3))) == [1] * 3
 
 
-async def test_a_statement_of_many_has_nothing_of_one_callers_context(store, watched):
+async def test_a_statement_of_many_has_nothing_of_one_callers_context(idle_store):
+    watched = watch(idle_store)
     NOBODY.set("somebody")
-    await together(*appends(store, range(3)))
-    await store.append(stream("alone"), new_events(stream("alone"), 1))
-    assert watched.contexts == ["nobody", "somebody"]
+    await together(*appends(idle_store, range(3)))
+    assert watched.contexts == ["somebody", "nobody"]
 
 
 async def test_batches_go_through_every_kind_of_bind(event_store_dsn):
@@ -590,7 +625,7 @@ async def test_batches_go_through_every_kind_of_bind(event_store_dsn):
         PostgresEventStore(bind=psycopg_engine, coalesce=True),
         PostgresEventStore(bind=async_sessionmaker(psycopg_engine), coalesce=True),
     ]
-    for number, store in enumerate(stores):
+    for number, store in enumerate(map(always_together, stores)):
         for version in (1, 2):
             expected = version - 1
             answers = await together(
@@ -607,7 +642,7 @@ async def test_a_batch_wakes_up_who_listens(event_store_dsn):
     with psycopg.connect(event_store_dsn, autocommit=True) as listener:
         listener.execute("LISTEN eventstore")
         async with PostgresEventStore(config, coalesce=True) as store:
-            await together(*appends(store, range(3)))
+            assert await together(*appends(always_together(store), range(3))) == [1, 1, 1]
         assert [note.channel for note in listener.notifies(timeout=10, stop_after=1)] == ["eventstore"]
 
 

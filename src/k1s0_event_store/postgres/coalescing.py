@@ -60,7 +60,6 @@ class Coalescer:
         self._ready: deque[_Turn] = deque()
         self._first: _Turn | None = None
         self._sender: asyncio.Task[None] | None = None
-        self._starting = False
         self._inside = 0
         self._empty = asyncio.Event()
         self._closed = False
@@ -131,25 +130,17 @@ class Coalescer:
         del self._behind[stream_id]
 
     def _make_ready(self, turn: _Turn) -> None:
-        if turn.size > LARGE:
+        idle = self._first is None and self._sender is None
+        if idle:
+            self._first = turn
+        if idle or turn.size > LARGE:
             turn.answer.set_result(None)
         else:
             self._ready.append(turn)
-            self._start_soon()
+            self._keep_sending()
 
-    def _start_soon(self) -> None:
-        """Not at once: tasks that run before it, as those that just got their answers, join the batch."""
-        if self._sender is None and not self._starting:
-            self._starting = True
-            asyncio.get_running_loop().call_soon(self._start)
-
-    def _start(self) -> None:
-        self._starting = False
-        if len(self._ready) == 1 and self._first is None:
-            turn = self._ready.popleft()
-            self._first = None if turn.answer.cancelled() else turn
-            self._tell(turn, None)
-        else:
+    def _keep_sending(self) -> None:
+        if self._ready and self._sender is None:
             # In a context of its own: what belongs to one caller must not reach a statement of many.
             self._sender = asyncio.create_task(self._send(), context=Context())
 
@@ -160,8 +151,7 @@ class Coalescer:
                 await asyncio.sleep(0)  # Who got an answer may come again, and be in the next batch.
         finally:
             self._sender = None
-            if self._ready:
-                self._start_soon()
+            self._keep_sending()
 
     def _next_batch(self) -> list[_Turn]:
         turns: list[_Turn] = []

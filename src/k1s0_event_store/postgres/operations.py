@@ -144,7 +144,7 @@ def append_together(sql: Statements, appends: Sequence[Append]) -> Steps[list[An
     except EventStoreError:  # Nothing is stored.
         return [None] * len(appends)
     answers: list[Answer] = [None] * len(appends)
-    for number, version in rows:
+    for number, version, *_notified in rows:
         answers[number - 1] = EventVersion(version)
     return answers
 
