@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import itertools
 import os
 from collections.abc import AsyncIterator, Callable, Iterator
@@ -199,6 +200,17 @@ async def test_the_documented_rights_are_enough_for_an_async_store(
         found = await snapshots.load_latest(ORDER)
         assert found is not None
         assert found.version == 4
+
+
+async def test_the_documented_rights_are_enough_for_appends_in_batches(
+    event_store_dsn: str, make_role: MakeRole
+) -> None:
+    config = EventStoreConfig(dsn=make_role(event_store_dsn, WRITER))
+    async with PostgresEventStore(config, coalesce=True) as store:
+        for version in (1, 2):
+            streams = [StreamId("order", str(number)) for number in range(5)]
+            calls = (store.append(stream, [EventEnvelope(stream, "OrderPlaced", {})]) for stream in streams)
+            assert await asyncio.gather(*calls) == [version] * 5
 
 
 def test_the_documented_rights_are_enough_for_a_blocking_store(
