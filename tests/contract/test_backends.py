@@ -59,7 +59,7 @@ class TestPostgres(
         return snapshot_store
 
 
-class TestPostgresCoalescing(EventStoreContract, RacingContract):
+class TestPostgresCoalescing(RacingContract):
     """Appends of one process in one statement, as they come: the first alone, those after it together."""
 
     @pytest.fixture

@@ -3,6 +3,7 @@
 import asyncio
 import contextvars
 import gc
+import random
 from contextlib import asynccontextmanager
 
 import psycopg
@@ -587,6 +588,58 @@ async def test_of_two_stores_with_the_same_expected_version_one_wins_each_stream
             )
             assert won == [expected + 1] * 20
             assert {(type(e), e.actual_version) for e in refused} == {(ConcurrencyError, expected + 1)}
+
+
+class Caller:
+    """Appends to a few shared streams, as a seed wants; some of its calls are cancelled."""
+
+    def __init__(self, store, number):
+        self.store = store
+        self.chooser = random.Random(number)
+        self.answered = []
+        self.cancelled = []
+
+    async def run(self, steps=30):
+        for _ in range(steps):
+            stream_id = stream(self.chooser.choice("abcdefgh"))
+            size = self.chooser.choice((1, 1, 1, 100_000))
+            events = [
+                EventEnvelope(stream_id, "Called", "x" * size) for _ in range(self.chooser.randint(1, 3))
+            ]
+            await self.append(stream_id, events)
+
+    async def append(self, stream_id, events):
+        expected = self.chooser.choice((None, None, STREAM_EXISTS, 0, 1 + self.chooser.randrange(200)))
+        call = asyncio.create_task(self.store.append(stream_id, events, expected))
+        if self.chooser.random() < 0.2:
+            await asyncio.sleep(self.chooser.random() * 0.005)
+            call.cancel()
+        try:
+            self.answered.append((stream_id, events, await call))
+        except ConcurrencyError:
+            pass
+        except asyncio.CancelledError:
+            self.cancelled.append((stream_id, events))
+
+
+async def test_whatever_is_answered_is_stored_and_what_was_cancelled_is_settled_by_repeating_it(
+    idle_store, event_store, event_store_config
+):
+    async with PostgresEventStore(event_store_config, coalesce=True) as other:
+        callers = [Caller((idle_store, other, event_store)[n % 3], n) for n in range(30)]
+        await asyncio.gather(*(caller.run() for caller in callers))
+        answered = [answer for caller in callers for answer in caller.answered]
+        cancelled = [call for caller in callers for call in caller.cancelled]
+        assert len(answered) > 100
+        assert len(cancelled) > 10
+        settled = await asyncio.gather(*(other.append(*call) for call in cancelled))
+    answered += [(*call, version) for call, version in zip(cancelled, settled, strict=True)]
+    stored = {name: await idle_store.load(stream(name)) for name in "abcdefgh"}
+    assert all(versions(events) == list(range(1, len(events) + 1)) for events in stored.values())
+    for stream_id, events, version in answered:
+        there = stored[stream_id.aggregate_id][version - len(events) : version]
+        assert [event.event_id for event in there] == [event.event_id for event in events]
+    assert sum(map(len, stored.values())) == sum(len(events) for _, events, _ in answered)
 
 
 async def test_a_lost_answer_is_an_unknown_outcome_for_each_and_settled_by_repeating(proxy):

@@ -135,28 +135,29 @@ WITH moved AS (
 
 # Appends to different streams: $1 types, $2 ids, $3 numbers of events, $4 expected versions (NULL any, -1
 # STREAM_EXISTS); for each event $5 the number of its append, $6 ids, $7 types, $8 payloads, $9 metadata,
-# $10 times. An append without a row in the answer has stored nothing and goes alone.
+# $10 times. An append without a row in the answer has stored nothing and goes alone. So it does with all
+# others where the statement fails, as for an id that is taken: looked for only where the version does not
+# tell a repeated append from a new one.
 #
-# No append waits for the stream of another. Heads that the snapshot sees are locked where they are free
-# (SKIP LOCKED) and at the expected version; the locks go to the index by key, whatever the planner believes
-# of the size of tables (LATERAL with a lock, OFFSET 0: neither becomes a join). New heads are inserted in
-# one order for all, so two such statements cannot wait for each other, and before any head is locked; where
-# another transaction is creating the same stream, they wait for it no longer than `patience`, which is less
+# No append waits for the stream of another. `locked` takes the heads that are free (SKIP LOCKED) and where
+# they should be. `created` inserts those that the snapshot does not see, in one order for all, so that two
+# such statements cannot wait for each other, and before any lock is held; where another transaction is just
+# creating the same stream it waits for it, a tenth of a second (for this transaction only). That is less
 # than deadlock_timeout: nobody else's transaction is ended because of this statement.
 #
-# The parameters stand in sub-selects: a plan for arrays of known length would be made anew each time.
-# Sorting the events also means that every head is locked before the first position is drawn.
+# The plan does not depend on what the planner believes. A lock inside LATERAL and OFFSET 0 keep it from
+# making joins of what has to be a look-up by key for each append; ON CONFLICT finds the row by its index.
+# The parameters stand in sub-selects, or a plan would be made anew for the length of the arrays.
+# Sorting the events also has every head locked before the first position is drawn.
 _APPEND_TOGETHER: Final = """
 WITH wanted AS MATERIALIZED (
     SELECT *, sum(events) OVER (ORDER BY number) AS last
     FROM unnest((SELECT $1::text[]), (SELECT $2::text[]), (SELECT $3::int[]), (SELECT $4::bigint[]))
          WITH ORDINALITY AS a (aggregate_type, aggregate_id, events, expected, number)
-), patience AS MATERIALIZED (
-    SELECT set_config('lock_timeout', '100ms', true)
 ), created AS (
     INSERT INTO {streams} (aggregate_type, aggregate_id, version)
     SELECT aggregate_type, aggregate_id, events FROM wanted
-    WHERE (SELECT count(*) FROM patience) = 1
+    WHERE (SELECT set_config('lock_timeout', '100ms', true)) IS NOT NULL
       AND (expected = 0 OR expected IS NULL AND NOT EXISTS (
               SELECT FROM {streams} AS head
               WHERE head.aggregate_type = wanted.aggregate_type AND head.aggregate_id = wanted.aggregate_id
