@@ -25,14 +25,15 @@ PLACES: Final = 1_024
 """Appends that are taken in at a time; whoever comes then waits for a place, in the order of coming."""
 BATCH_APPENDS: Final = 256
 BATCH_SIZE: Final = 512 * 1024
+"""What a batch holds at most: about the bytes that it adds to the table."""
 LARGE: Final = 64 * 1024
-"""Of a batch, and of an append that is too large for one: about the bytes that it adds to the table."""
+"""An append of more than that goes alone."""
 _EVENT: Final = 200
-"""Of an event, beside its JSON."""
+"""Bytes of an event beside its JSON."""
 
 
 class _Turn:
-    """An append that waits for its answer."""
+    """An append that waits for its answer; that is cancelled with its caller, and only then."""
 
     __slots__ = ("answer", "size", "wanted")
 
@@ -56,8 +57,11 @@ class Coalescer:
         self._alone = alone
         self._together = together
         self._places = asyncio.Semaphore(PLACES)
+        # Who stands behind the one append of its stream that has its turn, for each stream that has one.
         self._behind: dict[StreamId, deque[_Turn]] = {}
+        # Those that have their turn and wait for the next batch.
         self._ready: deque[_Turn] = deque()
+        # The one that found nothing under way, and the task that sends batches, while there is work.
         self._first: _Turn | None = None
         self._sender: asyncio.Task[None] | None = None
         self._inside = 0

@@ -47,7 +47,7 @@ class PostgresEventStore(AsyncClient, EventStore):
         self._coalescer = Coalescer(self._append_alone, self._append_together) if coalesce else None
 
     async def close(self) -> None:
-        """Close the store's own engine; one that was given stays open. Appends under way are waited for."""
+        """Close the store's own engine; one that was given stays open. Batches are sent before."""
         if self._coalescer is not None and not self._joined:
             await self._coalescer.close()
         await super().close()
