@@ -200,6 +200,8 @@ async def test_the_documented_rights_are_enough_for_an_async_store(
         found = await snapshots.load_latest(ORDER)
         assert found is not None
         assert found.version == 4
+        copies = [EventEnvelope(ORDER, "OrderPlaced", {}, version=version) for version in (6, 7)]
+        assert [await store.import_batch(copies) for _ in range(2)] == [2, 0]
 
 
 async def test_the_documented_rights_are_enough_for_appends_in_batches(
