@@ -68,6 +68,7 @@ class Watched:
     def __init__(self, runner):
         self.runner = runner
         self.sent = []
+        self.transactions = 0
         self.contexts = []
         self.gate = asyncio.Event()
         self.gate.set()
@@ -78,6 +79,10 @@ class Watched:
         rows = await self.runner.fetch(query)
         await self.gate.wait()
         return rows
+
+    def transaction(self):
+        self.transactions += 1
+        return self.runner.transaction()
 
     async def has_sent(self, number):
         while len(self.sent) < number:  # noqa: ASYNC110 - a few rounds of the loop
@@ -391,7 +396,7 @@ async def test_a_batch_is_bounded_and_what_is_large_goes_alone(store, watched):
     assert len(batches) > 4
     assert max(len(query.args[0]) for query in batches) <= coalescing.BATCH_APPENDS
     assert max(sum(map(len, query.args[7])) for query in batches) <= coalescing.BATCH_SIZE
-    assert len(watched.sent) == len(batches) + 2
+    assert (len(watched.sent), watched.transactions) == (len(batches) + 1, 1)
 
 
 async def test_no_more_than_so_many_are_taken_in_and_the_others_wait_for_a_place(

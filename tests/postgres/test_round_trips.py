@@ -17,6 +17,7 @@ from k1s0_event_store import (
     StreamId,
     every,
 )
+from k1s0_event_store.postgres.operations import BY_COPY
 from k1s0_event_store.testing.contract import new_events
 
 WARM, ORDER = StreamId("order", "warm"), StreamId("order", "o-1")
@@ -33,10 +34,18 @@ async def warm_up(store):
 
 async def test_a_stand_alone_append_is_one_round_trip(proxy, proxied_store):
     await warm_up(proxied_store)
-    for count, expected in ((3, 0), (1, 3), (1, None), (500, STREAM_EXISTS)):
+    for count, expected in ((3, 0), (1, 3), (1, None), (BY_COPY - 1, STREAM_EXISTS)):
         before = proxy.round_trips
         await proxied_store.append(ORDER, new_events(ORDER, count), expected_version=expected)
         assert proxy.round_trips - before == 1
+
+
+async def test_a_large_append_is_four_round_trips_however_large(proxy, proxied_store):
+    await proxied_store.append(WARM, new_events(WARM, BY_COPY))
+    for count in (BY_COPY, 10 * BY_COPY):
+        before = proxy.round_trips
+        await proxied_store.append(ORDER, new_events(ORDER, count))
+        assert proxy.round_trips - before == 4
 
 
 async def test_a_load_is_one_round_trip(proxy, proxied_store):

@@ -5,21 +5,29 @@ Made here, because codecs and adapters that an app registers with its driver wou
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from datetime import UTC, datetime, timedelta
 from functools import lru_cache
+from itertools import count
 from struct import Struct
 from typing import Final
+from uuid import UUID
 
+from k1s0_event_store.batch import Batch
 from k1s0_event_store.envelope import MAX_VERSION, EventEnvelope, StreamId, metadata_text, payload_text
 from k1s0_event_store.exceptions import InvalidEventError
+from k1s0_event_store.postgres.connection import Steps
+from k1s0_event_store.postgres.errors import RowsDroppedError
+from k1s0_event_store.postgres.statements import Copy, Statement, schema_names, statement
 from k1s0_event_store.runs import Run
 
 EVENT_COLUMNS: Final = (
     "aggregate_type", "aggregate_id", "version", "event_id", "event_type", "payload", "metadata",
     "occurred_at",
 )  # fmt: skip
-"""What `event_rows` gives of an event."""
+"""What stands in a row."""
+_COPY_EVENTS: Final = """
+COPY {events} ({copied}) FROM STDIN (FORMAT binary)"""
 
 _BEGINNING: Final = b"PGCOPY\n\xff\r\n\0" + bytes(8)
 _END: Final = b"\xff\xff"
@@ -34,25 +42,64 @@ _EPOCH: Final = datetime(2000, 1, 1, tzinfo=UTC)
 _MICROSECOND: Final = timedelta(microseconds=1)
 
 
+def copy_events(schema: str, rows: Iterator[bytes], events: int) -> Steps[None]:
+    """Store `event_rows` or `batch_rows` of so many events; raises RowsDroppedError.
+
+    COPY draws position and tx as an insert does, and the unique keys watch over versions and ids.
+    """
+    ((stored,),) = yield Copy(
+        _copy_statement(schema), schema=schema, table="events", columns=EVENT_COLUMNS, data=rows
+    )
+    if stored < events:
+        raise RowsDroppedError("a trigger on the events table dropped a row; nothing was stored", "22012")
+
+
+@lru_cache(maxsize=64)
+def _copy_statement(schema: str) -> Statement:
+    return statement(_COPY_EVENTS, **schema_names(schema), copied=", ".join(EVENT_COLUMNS))
+
+
 def event_rows(events: Sequence[EventEnvelope], runs: Iterable[Run]) -> Iterator[bytes]:
     """The rows of those of `events` that stand in `runs`, in their order; JSON is made of them on the way.
 
     Raises InvalidEventError for payload or metadata of which there is none.
     """
-    wanted = {run.stream_id: run for run in runs}
+    return _chunks(_rows_of_runs(events, {run.stream_id: run for run in runs}))
+
+
+def batch_rows(stream_id: StreamId, batch: Batch, first: int) -> Iterator[bytes]:
+    """The rows of a batch whose first event has the version `first`."""
+    stream = _stream(stream_id)
+    columns = batch.event_ids, batch.event_types, batch.payloads, batch.metadata, batch.occurred_at
+    return _chunks(_row(stream, *values) for values in zip(count(first), *columns, strict=False))
+
+
+def _chunks(rows: Iterable[bytes]) -> Iterator[bytes]:
     chunk, size = [_BEGINNING], 0
+    for row in rows:
+        chunk.append(row)
+        size += len(row)
+        if size >= _CHUNK:
+            yield b"".join(chunk)
+            chunk, size = [], 0
+    yield b"".join([*chunk, _END])
+
+
+def _rows_of_runs(events: Sequence[EventEnvelope], runs: Mapping[StreamId, Run]) -> Iterator[bytes]:
     stream_id, stream, first = None, b"", 0
     for place, event in enumerate(events):
         if event.stream_id is not stream_id:
             stream_id = event.stream_id
-            stream, first = _stream(stream_id), _first_of(wanted.get(stream_id))
-        if event.version >= first:
-            chunk.append(_row(stream, event, place))
-            size += len(chunk[-1])
-            if size >= _CHUNK:
-                yield b"".join(chunk)
-                chunk, size = [], 0
-    yield b"".join([*chunk, _END])
+            stream, first = _stream(stream_id), _first_of(runs.get(stream_id))
+        if event.version < first:
+            continue
+        try:
+            payload, metadata = payload_text(event), metadata_text(event)
+        except ValueError as exc:
+            raise InvalidEventError(stream_id, place, f"payload or metadata {exc}") from exc
+        yield _row(
+            stream, event.version, event.event_id, event.event_type, payload, metadata, event.occurred_at
+        )
 
 
 def _first_of(run: Run | None) -> int:
@@ -66,20 +113,25 @@ def _stream(stream_id: StreamId) -> bytes:
     return _COUNT + _text(stream_id.aggregate_type) + _text(stream_id.aggregate_id)
 
 
-def _row(stream: bytes, event: EventEnvelope, place: int) -> bytes:
-    try:
-        payload, metadata = payload_text(event).encode(), metadata_text(event)
-    except ValueError as exc:
-        raise InvalidEventError(event.stream_id, place, f"payload or metadata {exc}") from exc
+def _row(
+    stream: bytes,
+    version: int,
+    event_id: UUID,
+    event_type: str,
+    payload: str,
+    metadata: str,
+    occurred_at: datetime,
+) -> bytes:
+    data = payload.encode()
     return b"".join(
         (
             stream,
-            _version_and_id(8, event.version, 16, event.event_id.bytes),
-            _name(event.event_type),
-            _length(len(payload)),
-            payload,
+            _version_and_id(8, version, 16, event_id.bytes),
+            _name(event_type),
+            _length(len(data)),
+            data,
             _NO_METADATA if metadata == "{}" else _text(metadata),
-            _moment(8, (event.occurred_at - _EPOCH) // _MICROSECOND),
+            _moment(8, (occurred_at - _EPOCH) // _MICROSECOND),
         )
     )
 

@@ -10,7 +10,7 @@ from sqlalchemy import Engine
 from sqlalchemy.ext.asyncio import AsyncEngine
 
 from k1s0_event_store.config import EventStoreConfig
-from k1s0_event_store.exceptions import OutcomeUnknownError, StoreClosedError
+from k1s0_event_store.exceptions import StoreClosedError
 from k1s0_event_store.postgres.connection import (
     AsyncBind,
     AsyncJoin,
@@ -24,7 +24,6 @@ from k1s0_event_store.postgres.connection import (
     SyncRunner,
     T,
     async_runner,
-    async_transaction,
     create_async_store_engine,
     create_sync_store_engine,
     joined_async_runner,
@@ -32,18 +31,11 @@ from k1s0_event_store.postgres.connection import (
     run_async,
     run_sync,
     sync_runner,
-    sync_transaction,
 )
-from k1s0_event_store.postgres.errors import ConnectionLostError
 from k1s0_event_store.postgres.schema import validate
 from k1s0_event_store.postgres.statements import statements_for
 
 P = TypeVar("P")
-
-
-def outcome_unknown(error: ConnectionLostError) -> OutcomeUnknownError:
-    """What a lost connection means outside a caller's transaction: the commit may have come through."""
-    return OutcomeUnknownError(f"{error}: the import may be stored or not; repeat it with the same events")
 
 
 class AsyncClient:
@@ -98,17 +90,6 @@ class AsyncClient:
 
     async def _run(self, steps: Steps[T]) -> T:
         return await run_async(self._runner, steps)
-
-    async def _run_in_transaction(self, steps: Steps[T]) -> T:
-        """In the caller's transaction, or in one of its own."""
-        if self._joined:
-            return await self._run(steps)
-        self._check_open()
-        try:
-            async with async_transaction(self.bind, self.config.schema) as runner:
-                return await run_async(runner, steps)
-        except ConnectionLostError as exc:
-            raise outcome_unknown(exc) from exc
 
     async def _pages(
         self, read: Callable[[P], Steps[tuple[Rows, P | None]]], first: P
@@ -172,17 +153,6 @@ class SyncClient:
 
     def _run(self, steps: Steps[T]) -> T:
         return run_sync(self._runner, steps)
-
-    def _run_in_transaction(self, steps: Steps[T]) -> T:
-        """See AsyncClient._run_in_transaction."""
-        if self._joined:
-            return self._run(steps)
-        self._check_open()
-        try:
-            with sync_transaction(self.bind, self.config.schema) as runner:
-                return run_sync(runner, steps)
-        except ConnectionLostError as exc:
-            raise outcome_unknown(exc) from exc
 
     def _pages(self, read: Callable[[P], Steps[tuple[Rows, P | None]]], first: P) -> Iterator[Rows]:
         """Rows page by page."""

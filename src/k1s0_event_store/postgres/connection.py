@@ -11,9 +11,12 @@ from collections.abc import AsyncIterator, Callable, Generator, Iterator, Sequen
 from contextlib import (
     AbstractAsyncContextManager,
     AbstractContextManager,
+    aclosing,
     asynccontextmanager,
     contextmanager,
+    nullcontext,
 )
+from dataclasses import dataclass
 from typing import Any, Final, Protocol, Self, TypeAlias, TypeVar, cast
 from urllib.parse import parse_qsl, urlencode
 
@@ -40,13 +43,24 @@ from k1s0_event_store.postgres.statements import Copy, Query
 
 T = TypeVar("T")
 Rows: TypeAlias = Sequence[Sequence[Any]]
-Steps: TypeAlias = Generator[Query, Rows, T]
+
+
+@dataclass(frozen=True, slots=True)
+class Transaction:
+    """Steps for one transaction: the caller's, or one of their own. The rows are their answer."""
+
+    steps: Callable[[], Steps[Rows]]
+
+
+Steps: TypeAlias = Generator[Query | Transaction, Rows, T]
 AsyncBind: TypeAlias = AsyncEngine | async_sessionmaker[Any]
 SyncBind: TypeAlias = Engine | sessionmaker[Any]
 AsyncJoin: TypeAlias = AsyncSession | AsyncConnection | async_scoped_session[Any]
 SyncJoin: TypeAlias = Session | Connection | scoped_session[Any]
 
 _DRIVERS: Final = frozenset({"asyncpg", "psycopg", "psycopg_async"})
+_OWN: Final = {"isolation_level": "READ COMMITTED"}
+"""Of transactions of our own, whatever the app's engine does: with AUTOCOMMIT they would be none."""
 
 
 class AsyncRunner(Protocol):
@@ -54,6 +68,10 @@ class AsyncRunner(Protocol):
 
     async def fetch(self, query: Query) -> Rows:
         """Rows of one query; database errors come out as EventStoreError."""
+        ...
+
+    def transaction(self) -> AbstractAsyncContextManager[AsyncRunner]:
+        """The caller's transaction, or one that is committed where the block ends well."""
         ...
 
 
@@ -64,6 +82,10 @@ class SyncRunner(Protocol):
         """See AsyncRunner.fetch."""
         ...
 
+    def transaction(self) -> AbstractContextManager[SyncRunner]:
+        """See AsyncRunner.transaction."""
+        ...
+
 
 async def run_async(runner: AsyncRunner, steps: Steps[T]) -> T:
     """Execute `steps` and return their answer."""
@@ -71,7 +93,11 @@ async def run_async(runner: AsyncRunner, steps: Steps[T]) -> T:
         query = next(steps)
         while True:
             try:
-                rows = await runner.fetch(query)
+                rows = await (
+                    runner.fetch(query)
+                    if isinstance(query, Query)
+                    else run_in_transaction(runner, query.steps())
+                )
             except EventStoreError as error:
                 query = steps.throw(error)
             else:
@@ -86,13 +112,29 @@ def run_sync(runner: SyncRunner, steps: Steps[T]) -> T:
         query = next(steps)
         while True:
             try:
-                rows = runner.fetch(query)
+                rows = (
+                    runner.fetch(query)
+                    if isinstance(query, Query)
+                    else run_in_transaction_sync(runner, query.steps())
+                )
             except EventStoreError as error:
                 query = steps.throw(error)
             else:
                 query = steps.send(rows)
     except StopIteration as done:
         return cast("T", done.value)
+
+
+async def run_in_transaction(runner: AsyncRunner, steps: Steps[T]) -> T:
+    """Execute `steps` in one transaction and return their answer."""
+    async with runner.transaction() as joined:
+        return await run_async(joined, steps)
+
+
+def run_in_transaction_sync(runner: SyncRunner, steps: Steps[T]) -> T:
+    """Execute `steps` in one transaction and return their answer."""
+    with runner.transaction() as joined:
+        return run_sync(joined, steps)
 
 
 class _Driver(Protocol):
@@ -148,6 +190,9 @@ class AsyncpgPoolRunner:
             finally:
                 raw.close()
 
+    def transaction(self) -> AbstractAsyncContextManager[AsyncRunner]:
+        return _async_transaction(self._engine, self._schema)
+
     def _checkout(self) -> tuple[PoolProxiedConnection, _Driver]:
         """A live connection. One that died while idle is known without asking the server."""
         while True:
@@ -160,13 +205,20 @@ class AsyncpgPoolRunner:
 
 
 class AsyncConnectionRunner:
-    """Queries through an AsyncConnection that `connect` lends: the caller's, or one per query."""
+    """Queries through an AsyncConnection that `connect` lends: the caller's, or one per query.
+
+    `bind` begins transactions; without one, all queries are in the caller's.
+    """
 
     def __init__(
-        self, connect: Callable[[], AbstractAsyncContextManager[AsyncConnection]], schema: str
+        self,
+        connect: Callable[[], AbstractAsyncContextManager[AsyncConnection]],
+        schema: str,
+        bind: AsyncBind | None = None,
     ) -> None:
         self._connect = connect
         self._schema = schema
+        self._bind = bind
 
     async def fetch(self, query: Query) -> Rows:
         with Translating(self._schema) as errors:
@@ -177,13 +229,22 @@ class AsyncConnectionRunner:
                 result = await connection.exec_driver_sql(*_driver_sql(query, connection.dialect))
                 return result.all() if result.returns_rows else ()
 
+    def transaction(self) -> AbstractAsyncContextManager[AsyncRunner]:
+        return nullcontext(self) if self._bind is None else _async_transaction(self._bind, self._schema)
+
 
 class SyncConnectionRunner:
-    """Queries through a Connection that `connect` lends: the caller's, or one per query."""
+    """AsyncConnectionRunner for blocking code."""
 
-    def __init__(self, connect: Callable[[], AbstractContextManager[Connection]], schema: str) -> None:
+    def __init__(
+        self,
+        connect: Callable[[], AbstractContextManager[Connection]],
+        schema: str,
+        bind: SyncBind | None = None,
+    ) -> None:
         self._connect = connect
         self._schema = schema
+        self._bind = bind
 
     def fetch(self, query: Query) -> Rows:
         with Translating(self._schema) as errors, self._connect() as connection:
@@ -193,6 +254,9 @@ class SyncConnectionRunner:
             result = connection.exec_driver_sql(*_driver_sql(query, connection.dialect))
             return result.all() if result.returns_rows else ()
 
+    def transaction(self) -> AbstractContextManager[SyncRunner]:
+        return nullcontext(self) if self._bind is None else _sync_transaction(self._bind, self._schema)
+
 
 class ClosedRunner:
     """What a closed store executes on: nothing."""
@@ -200,11 +264,17 @@ class ClosedRunner:
     async def fetch(self, query: Query) -> Rows:
         raise StoreClosedError("this store was closed; make a new one")
 
+    def transaction(self) -> AbstractAsyncContextManager[AsyncRunner]:
+        raise StoreClosedError("this store was closed; make a new one")
+
 
 class SyncClosedRunner:
     """What a closed blocking store executes on: nothing."""
 
     def fetch(self, query: Query) -> Rows:
+        raise StoreClosedError("this store was closed; make a new one")
+
+    def transaction(self) -> AbstractContextManager[SyncRunner]:
         raise StoreClosedError("this store was closed; make a new one")
 
 
@@ -223,14 +293,15 @@ def async_runner(config: EventStoreConfig, bind: AsyncBind) -> AsyncRunner:
             async with bind() as session, session.begin():
                 yield await _async_connection(session)
 
-        return AsyncConnectionRunner(session_connection, config.schema)
+        return AsyncConnectionRunner(session_connection, config.schema, bind)
     check_driver(bind.dialect)
     if config.transaction_pooler:
         # Between two messages outside a transaction the pooler may change the server connection.
-        return AsyncConnectionRunner(bind.begin, config.schema)
+        return AsyncConnectionRunner(bind.begin, config.schema, bind)
     if bind.dialect.driver == "asyncpg":
         return AsyncpgPoolRunner(bind, config.schema)
-    return AsyncConnectionRunner(bind.execution_options(isolation_level="AUTOCOMMIT").connect, config.schema)
+    autocommit = bind.execution_options(isolation_level="AUTOCOMMIT")
+    return AsyncConnectionRunner(autocommit.connect, config.schema, bind)
 
 
 def sync_runner(config: EventStoreConfig, bind: SyncBind) -> SyncRunner:
@@ -242,9 +313,10 @@ def sync_runner(config: EventStoreConfig, bind: SyncBind) -> SyncRunner:
             with bind() as session, session.begin():
                 yield _sync_connection(session)
 
-        return SyncConnectionRunner(session_connection, config.schema)
+        return SyncConnectionRunner(session_connection, config.schema, bind)
     check_driver(bind.dialect)
-    return SyncConnectionRunner(bind.execution_options(isolation_level="AUTOCOMMIT").connect, config.schema)
+    autocommit = bind.execution_options(isolation_level="AUTOCOMMIT")
+    return SyncConnectionRunner(autocommit.connect, config.schema, bind)
 
 
 def joined_async_runner(session: AsyncJoin, schema: str) -> AsyncRunner:
@@ -278,20 +350,44 @@ def joined_sync_runner(session: SyncJoin, schema: str) -> SyncRunner:
 
 
 @asynccontextmanager
-async def async_transaction(bind: AsyncBind, schema: str) -> AsyncIterator[AsyncRunner]:
-    """Execution inside a transaction that is committed where the block ends well."""
+async def _async_transaction(bind: AsyncBind, schema: str) -> AsyncIterator[AsyncRunner]:
     with Translating(schema) as errors:
-        async with bind.begin() as begun:
-            errors.connecting = False
-            yield joined_async_runner(begun, schema)
+        if isinstance(bind, async_sessionmaker):
+            async with bind() as session, session.begin():
+                errors.connecting = False
+                # The session's way to set it, before its first statement.
+                await session.connection(bind_arguments={"mapper": EventRow}, execution_options=_OWN)
+                yield joined_async_runner(session, schema)
+        else:
+            connection = await _live_connection(bind.execution_options(**_OWN))
+            async with aclosing(connection), connection.begin():
+                errors.connecting = False
+                yield joined_async_runner(connection, schema)
+
+
+async def _live_connection(engine: AsyncEngine) -> AsyncConnection:
+    """One that died while idle is known to asyncpg without asking the server."""
+    while True:
+        connection = await engine.connect()
+        driver: Any = (await connection.get_raw_connection()).driver_connection
+        if engine.dialect.driver != "asyncpg" or not driver.is_closed():
+            return connection
+        await connection.invalidate()
+        await connection.close()
 
 
 @contextmanager
-def sync_transaction(bind: SyncBind, schema: str) -> Iterator[SyncRunner]:
-    """Execution inside a transaction that is committed where the block ends well."""
-    with Translating(schema) as errors, bind.begin() as begun:
-        errors.connecting = False
-        yield joined_sync_runner(begun, schema)
+def _sync_transaction(bind: SyncBind, schema: str) -> Iterator[SyncRunner]:
+    with Translating(schema) as errors:
+        if isinstance(bind, sessionmaker):
+            with bind() as session, session.begin():
+                errors.connecting = False
+                session.connection(bind_arguments={"mapper": EventRow}, execution_options=_OWN)
+                yield joined_sync_runner(session, schema)
+        else:
+            with bind.execution_options(**_OWN).begin() as connection:
+                errors.connecting = False
+                yield joined_sync_runner(connection, schema)
 
 
 async def _async_connection(session: AsyncJoin) -> AsyncConnection:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections import Counter
 from collections.abc import Iterable, Sequence
+from functools import partial
 from itertools import groupby
 from operator import itemgetter
 
@@ -13,11 +14,13 @@ from k1s0_event_store.exceptions import (
     DuplicateEventError,
     EventStoreError,
     InvalidEventError,
+    OutcomeUnknownError,
 )
 from k1s0_event_store.garbage import CollectionPaused
-from k1s0_event_store.postgres.binary_copy import EVENT_COLUMNS, event_rows
-from k1s0_event_store.postgres.connection import Steps
+from k1s0_event_store.postgres.binary_copy import copy_events, event_rows
+from k1s0_event_store.postgres.connection import Rows, Steps, Transaction
 from k1s0_event_store.postgres.errors import (
+    ConnectionLostError,
     RowsDroppedError,
     SerializationFailureError,
     UniqueViolationError,
@@ -28,18 +31,31 @@ from k1s0_event_store.postgres.import_statements import (
     SAVEPOINT,
     ImportStatements,
 )
-from k1s0_event_store.postgres.statements import Copy, Query
+from k1s0_event_store.postgres.statements import Query
 from k1s0_event_store.runs import Run, check_events, runs_of
 
 
-def import_batch(sql: ImportStatements, events: Iterable[EventEnvelope]) -> Steps[int]:
+def import_batch(sql: ImportStatements, events: Iterable[EventEnvelope], joined: bool) -> Steps[int]:
     """Check `events` now; the steps store what is missing, and answer how many that were."""
     with CollectionPaused():
         batch = check_events(events)
-        return _import(sql, batch, runs_of(batch))
+        transaction = Transaction(partial(_import, sql, batch, runs_of(batch)))
+    return _import_whole(transaction, joined)
 
 
-def _import(sql: ImportStatements, events: Sequence[EventEnvelope], runs: Sequence[Run]) -> Steps[int]:
+def _import_whole(transaction: Transaction, joined: bool) -> Steps[int]:
+    try:
+        ((imported,),) = yield transaction
+    except ConnectionLostError as exc:
+        if joined:  # An open transaction without its connection is rolled back.
+            raise
+        raise OutcomeUnknownError(
+            f"{exc}: the import may be stored or not; repeat it with the same events"
+        ) from exc
+    return int(imported)
+
+
+def _import(sql: ImportStatements, events: Sequence[EventEnvelope], runs: Sequence[Run]) -> Steps[Rows]:
     """At first as if all were new; where that is refused, what stands there is looked at, and left out."""
     while runs:
         yield Query(SAVEPOINT)
@@ -47,7 +63,7 @@ def _import(sql: ImportStatements, events: Sequence[EventEnvelope], runs: Sequen
         try:
             if (yield from _move(sql, events, runs)):
                 yield Query(RELEASE_SAVEPOINT)
-                return _count(runs)
+                return ((_count(runs),),)
         except SerializationFailureError as exc:
             raise ConcurrencyError(runs[0].stream_id, runs[0].first - 1, None) from exc
         except (InvalidEventError, RowsDroppedError, UniqueViolationError) as exc:
@@ -62,7 +78,7 @@ def _import(sql: ImportStatements, events: Sequence[EventEnvelope], runs: Sequen
             yield from _refuse_taken(sql, runs)
             raise refusal
         runs = left
-    return 0
+    return ((0,),)
 
 
 def _move(sql: ImportStatements, events: Sequence[EventEnvelope], runs: Sequence[Run]) -> Steps[bool]:
@@ -71,15 +87,7 @@ def _move(sql: ImportStatements, events: Sequence[EventEnvelope], runs: Sequence
     rows = yield Query(sql.move_heads, (*_names(runs), counts, lasts))
     if rows[0][0] < len(runs):
         return False
-    rows = yield Copy(
-        sql.copy_events,
-        schema=sql.schema,
-        table="events",
-        columns=EVENT_COLUMNS,
-        data=event_rows(events, runs),
-    )
-    if rows[0][0] < _count(runs):
-        raise RowsDroppedError("a trigger on the events table dropped a row; nothing was stored", "22012")
+    yield from copy_events(sql.schema, event_rows(events, runs), _count(runs))
     return True
 
 

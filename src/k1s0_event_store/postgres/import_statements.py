@@ -5,7 +5,6 @@ from __future__ import annotations
 from functools import lru_cache
 from typing import Final
 
-from k1s0_event_store.postgres.binary_copy import EVENT_COLUMNS
 from k1s0_event_store.postgres.statements import Statement, quote_text, schema_names, statement
 
 # $1 aggregate types, $2 aggregate ids, $3 numbers of events, $4 versions that the streams then have to
@@ -26,10 +25,6 @@ WITH run AS (
 )
 SELECT count(*){notified} FROM moved JOIN run USING (aggregate_type, aggregate_id)
 WHERE moved.version = run.last"""
-
-# COPY draws position and tx as an insert does, and the unique keys watch over versions and ids.
-_COPY_EVENTS: Final = """
-COPY {events} ({copied}) FROM STDIN (FORMAT binary)"""
 
 # What stands in streams $1, $2 from versions $3 to $4: a row for each event and one for a stream without
 # any. OFFSET 0 makes it a walk along the key for each stream: to join, the planner may read all events.
@@ -69,10 +64,8 @@ class ImportStatements:
     def __init__(self, schema: str, notify: bool) -> None:
         names = schema_names(schema)
         names["notified"] = f", pg_notify({quote_text(schema)}, '')" if notify else ""
-        names["copied"] = ", ".join(EVENT_COLUMNS)
         self.schema = schema
         self.move_heads: Statement = statement(_MOVE_HEADS, **names)
-        self.copy_events = statement(_COPY_EVENTS, **names)
         self.stored = statement(_STORED, **names)
         self.taken = statement(_TAKEN, **names)
 

@@ -89,6 +89,10 @@ inserted AS (
 )
 SELECT version / ((SELECT count(*) FROM inserted) = $3::bigint)::int{notified} FROM moved"""
 
+# For COPY, which comes after it in the same transaction.
+_MOVED: Final = """
+SELECT version{notified} FROM moved"""
+
 # The ids are looked up first, in the index that the insert is about to touch, where the version does
 # not tell a repeated batch from a new one, and where an error would end the caller's transaction. By
 # `|| ''` PostgreSQL 18 does not skip through the index on versions instead: it would read the whole stream,
@@ -97,12 +101,12 @@ _UNLESS_TAKEN: Final = """NOT EXISTS (
           SELECT FROM {events}
           WHERE event_id = ANY ((SELECT $4::uuid[])::uuid[]) AND aggregate_id || '' = $2::text)"""
 
-# A stream at exactly $9. The UPDATE waits for a running writer and then checks its outcome
+# A stream at exactly {expected}. The UPDATE waits for a running writer and then checks its outcome
 # (EvalPlanQual): no separate lock is needed, and a refusal is an answer without a row.
 _APPEND_AT: Final = """
 WITH moved AS (
     UPDATE {streams} SET version = version + $3::bigint
-    WHERE aggregate_type = $1::text AND aggregate_id = $2::text AND version = $9::bigint
+    WHERE aggregate_type = $1::text AND aggregate_id = $2::text AND version = {expected}::bigint
       AND {unless_taken}
     RETURNING version
 ){inserted}"""
@@ -373,18 +377,29 @@ def schema_names(schema: str) -> dict[str, str]:
     return {table: f"{quote_name(schema)}.{table}" for table in TABLES}
 
 
+def _moving(append: str) -> str:
+    """An append without its events; $5 is the expected version."""
+    return append.replace("{inserted}", _MOVED)
+
+
 class Statements:
     """All statements for one schema."""
 
     def __init__(self, schema: str, notify: bool) -> None:
+        self.schema = schema
         names = schema_names(schema)
         names["notified"] = f", pg_notify({quote_text(schema)}, '')" if notify else ""
-        self.append_at = statement(_APPEND_AT.replace("{unless_taken}", "true"), **names)
+        append_at, move_at = (_APPEND_AT.replace("{expected}", place) for place in ("$9", "$5"))
+        self.append_at = statement(append_at.replace("{unless_taken}", "true"), **names)
         self.append_new = statement(_APPEND_NEW.replace("{unless_taken}", "true"), **names)
-        self.append_at_joined = statement(_APPEND_AT, **names)
+        self.append_at_joined = statement(append_at, **names)
         self.append_new_joined = statement(_APPEND_NEW, **names)
         self.append_any = statement(_APPEND_ANY, **names)
         self.append_existing = statement(_APPEND_EXISTING, **names)
+        self.move_at = statement(_moving(move_at), **names)
+        self.move_new = statement(_moving(_APPEND_NEW), **names)
+        self.move_any = statement(_moving(_APPEND_ANY), **names)
+        self.move_existing = statement(_moving(_APPEND_EXISTING), **names)
         self.append_together = statement(_APPEND_TOGETHER, **names)
         self.refused = statement(_REFUSED, **names)
         self.current_version = statement(_CURRENT_VERSION, **names)

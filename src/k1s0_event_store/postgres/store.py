@@ -67,9 +67,8 @@ class PostgresEventStore(AsyncClient, EventStore):
         return await self._run(operations.append_together(self._sql, wanted))
 
     async def import_batch(self, events: Iterable[EventEnvelope]) -> int:
-        return await self._run_in_transaction(
-            import_batch(import_statements_for(self.config.schema, self.config.notify), events)
-        )
+        sql = import_statements_for(self.config.schema, self.config.notify)
+        return await self._run(import_batch(sql, events, self._joined))
 
     async def load(
         self,
@@ -147,9 +146,8 @@ class SyncPostgresEventStore(SyncClient, SyncEventStore):
         return self._run(operations.append(self._sql, wanted, self._joined))
 
     def import_batch(self, events: Iterable[EventEnvelope]) -> int:
-        return self._run_in_transaction(
-            import_batch(import_statements_for(self.config.schema, self.config.notify), events)
-        )
+        sql = import_statements_for(self.config.schema, self.config.notify)
+        return self._run(import_batch(sql, events, self._joined))
 
     def load(
         self,
