@@ -18,6 +18,7 @@ from k1s0_event_store import (
     DuplicateEventError,
     EventEnvelope,
     EventStoreConfig,
+    EventVersion,
     InvalidEventError,
     OutcomeUnknownError,
     PostgresEventStore,
@@ -548,6 +549,31 @@ async def test_a_stream_that_a_transaction_is_creating_holds_up_nobody_but_its_o
         assert not any(task.done() for task in held)
         await session.commit()
     assert await asyncio.gather(*held) == [2, 3]
+
+
+async def test_streams_that_moved_while_a_batch_waited_are_taken_as_they_are_then(store, event_store, sql):
+    names = ["any", "existing", "at 1", "at 2"]
+    await together(*appends(store, names))
+    async with AsyncSession(event_store.bind) as session:
+        await event_store.within(session).append(stream("new"), new_events(stream("new"), 1))
+        batch = asyncio.gather(
+            *appends(store, ["new", "any"]),
+            *appends(store, ["existing"], 1, STREAM_EXISTS),
+            *appends(store, ["at 1"], 1, 1),
+            *appends(store, ["at 2"], 1, 2),
+            return_exceptions=True,
+        )
+        await until(sql, "SELECT pid FROM pg_stat_activity "
+                         "WHERE datname = current_database() AND wait_event_type = 'Lock'")  # fmt: skip
+        moved = await together(*appends(event_store, names))
+        await session.commit()
+    new, *answers = await batch
+    assert new == 2
+    # On a slow machine the batch gives up waiting, and its appends come before those of the other store.
+    for name, *both in zip(names, moved, answers, strict=True):
+        stored = versions(await store.load(stream(name)))
+        assert stored == list(range(1, 2 + sum(isinstance(answer, int) for answer in both)))
+        assert {type(answer) for answer in both} <= {EventVersion, ConcurrencyError}
 
 
 async def test_a_transaction_that_locks_in_another_order_is_never_ended_by_a_deadlock(store, sql):
