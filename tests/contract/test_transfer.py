@@ -582,6 +582,8 @@ async def test_a_count_that_is_wrong_and_lines_after_the_end_are_refused(make_st
     header, event, _ = await exported_lines(source)
     with pytest.raises(TransferError, match="counts 2 events, but 1 stand before it"):
         await importing_lines(target, [header, event, b'{"events": 2}\n'])
+    with pytest.raises(TransferError, match="counts 1 events"):
+        await importing_lines(target, [header, event, b'{"events":1,"payload":1}\n'])
     with pytest.raises(TransferError, match="something stands after the last line"):
         await importing_lines(target, [header, event, b'{"events": 1}\n', event])
     with pytest.raises(TransferError, match="cut after 1 events"):
@@ -677,6 +679,16 @@ async def test_an_import_joins_the_callers_transaction(event_store):
         assert await event_store.within(connection).exists(ONE)
         await connection.rollback()
     assert await contents(event_store) == []
+
+
+async def test_json_that_was_stored_in_several_lines_is_exported_in_one(event_store, sql):
+    await event_store.append(ONE, [new_event(payload={"a": [1, 2.50]}, metadata={"b": 1})])
+    sql("ALTER TABLE eventstore.events DISABLE TRIGGER ALL")
+    sql("""UPDATE eventstore.events SET payload = E'{\n"a": [1,\n2.50]}', metadata = E'{"b":\n1}'""")
+    lines = await exported_lines(event_store)
+    target = InMemoryEventStore()
+    await importing_lines(target, lines)
+    assert (len(lines), await contents(target)) == (3, await contents(event_store))
 
 
 async def test_what_is_stored_but_cannot_be_written_again_is_named(event_store, tmp_path):

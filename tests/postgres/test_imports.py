@@ -10,6 +10,7 @@ from sqlalchemy import event as sa_event
 from sqlalchemy import text
 from sqlalchemy.exc import DBAPIError
 from sqlalchemy.ext.asyncio import AsyncSession, async_sessionmaker, create_async_engine
+from sqlalchemy.orm import Session
 
 from k1s0_event_store import (
     ConcurrencyError,
@@ -23,6 +24,7 @@ from k1s0_event_store import (
     PostgresEventStore,
     PostgresSubscriptionStore,
     Projection,
+    StoreUnavailableError,
     StreamId,
     SubscriptionRunner,
     SyncPostgresEventStore,
@@ -72,6 +74,18 @@ def killed(sql, monkeypatch):
     monkeypatch.setattr(binary_copy, "payload_text", kill)
 
 
+@pytest.fixture
+def losing(proxy, monkeypatch):
+    """The answer to the COPY of a batch gets lost, and with it the connection."""
+    payload_text = binary_copy.payload_text
+
+    def lose(envelope):
+        proxy.lose_next_answer = True
+        return payload_text(envelope)
+
+    monkeypatch.setattr(binary_copy, "payload_text", lose)
+
+
 async def test_of_a_refused_batch_nothing_is_stored(store, sql):
     await store.import_batch(copies(CART, 1))
     (taken,) = await store.load(CART)
@@ -107,6 +121,23 @@ async def test_a_connection_that_is_killed_while_it_waits_stores_nothing(store, 
         with pytest.raises(OutcomeUnknownError):
             await waiting
     assert not await store.exists(TWO)
+
+
+@pytest.mark.parametrize("driver", ["asyncpg", "psycopg"])
+async def test_a_lost_answer_to_a_copy_in_the_callers_transaction_tells_so(proxy, losing, driver):
+    engine = create_async_engine(proxy.dsn.replace("postgresql://", f"postgresql+{driver}://"))
+    store = PostgresEventStore(bind=engine)
+    async with AsyncSession(engine) as session:
+        with pytest.raises(StoreUnavailableError, match="broke"):
+            await store.within(session).import_batch(copies(ONE, 2))
+    assert not await store.exists(ONE)
+    await engine.dispose()
+
+
+def test_a_lost_answer_to_a_copy_in_a_blocking_transaction_tells_so(losing, proxied_sync_store):
+    with Session(proxied_sync_store.bind) as session, pytest.raises(StoreUnavailableError, match="broke"):
+        proxied_sync_store.within(session).import_batch(copies(ONE, 2))
+    assert not proxied_sync_store.exists(ONE)
 
 
 async def test_a_file_whose_import_was_killed_is_gone_on_with(

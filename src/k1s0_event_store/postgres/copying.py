@@ -4,12 +4,11 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import AsyncIterator, Iterator
-from contextlib import contextmanager
 from typing import Any
 
 from sqlalchemy import Connection
 from sqlalchemy import exc as sa_exc
-from sqlalchemy.engine.interfaces import DBAPIConnection, Dialect
+from sqlalchemy.engine.interfaces import Dialect
 from sqlalchemy.ext.asyncio import AsyncConnection
 
 from k1s0_event_store.postgres.statements import Copy
@@ -17,35 +16,45 @@ from k1s0_event_store.postgres.statements import Copy
 
 async def copy_in(connection: AsyncConnection, copy: Copy) -> int:
     """The number of rows that were stored. The transaction must have begun."""
-    raw = await connection.get_raw_connection()
-    driver: Any = raw.driver_connection
-    if connection.dialect.driver == "asyncpg":
-        answer = await driver.copy_to_table(
-            copy.table,
-            schema_name=copy.schema,
-            columns=copy.columns,
-            format="binary",
-            source=_one_by_one(copy.data),
-        )
-        return int(answer.removeprefix("COPY "))
-    with _errors_of_sqlalchemy(connection.dialect, raw.dbapi_connection):
-        cursor = driver.cursor()
-        async with cursor.copy(copy.statement.dollar) as sink:
-            for chunk in copy.data:
-                await sink.write(chunk)
-        return int(cursor.rowcount)
+    driver: Any = (await connection.get_raw_connection()).driver_connection
+    try:
+        if connection.dialect.driver == "asyncpg":
+            return await _copy_by_asyncpg(driver, copy)
+        return await _copy_by_psycopg(driver, copy)
+    except Exception as exc:
+        is_lost = _is_closed(driver)
+        if is_lost:
+            await connection.invalidate(exc)
+        _raise_as_sqlalchemy(exc, connection.dialect, is_lost)
+        raise
 
 
 def copy_in_sync(connection: Connection, copy: Copy) -> int:
     """The number of rows that were stored."""
-    raw = connection.connection
-    driver: Any = raw.driver_connection
-    with _errors_of_sqlalchemy(connection.dialect, raw.dbapi_connection):
+    driver: Any = connection.connection.driver_connection
+    try:
         cursor = driver.cursor()
         with cursor.copy(copy.statement.dollar) as sink:
             for chunk in copy.data:
                 sink.write(chunk)
         return int(cursor.rowcount)
+    except Exception as exc:
+        is_lost = _is_closed(driver)
+        if is_lost:
+            connection.invalidate(exc)
+        _raise_as_sqlalchemy(exc, connection.dialect, is_lost)
+        raise
+
+
+async def _copy_by_asyncpg(driver: Any, copy: Copy) -> int:
+    answer = await driver.copy_to_table(
+        copy.table,
+        schema_name=copy.schema,
+        columns=copy.columns,
+        format="binary",
+        source=_one_by_one(copy.data),
+    )
+    return int(answer.removeprefix("COPY "))
 
 
 async def _one_by_one(chunks: Iterator[bytes]) -> AsyncIterator[bytes]:
@@ -55,14 +64,23 @@ async def _one_by_one(chunks: Iterator[bytes]) -> AsyncIterator[bytes]:
         await asyncio.sleep(0)
 
 
-@contextmanager
-def _errors_of_sqlalchemy(dialect: Dialect, connection: DBAPIConnection | None) -> Iterator[None]:
-    """What psycopg raises comes out as if SQLAlchemy had executed the COPY."""
+async def _copy_by_psycopg(driver: Any, copy: Copy) -> int:
+    cursor = driver.cursor()
+    async with cursor.copy(copy.statement.dollar) as sink:
+        for chunk in copy.data:
+            await sink.write(chunk)
+    return int(cursor.rowcount)
+
+
+def _is_closed(driver: Any) -> bool:
+    """True after the connection was lost. SQLAlchemy has to be told, or its rollback fails."""
+    return bool(driver.is_closed() if hasattr(driver, "is_closed") else driver.closed)
+
+
+def _raise_as_sqlalchemy(error: Exception, dialect: Dialect, is_lost: bool) -> None:
+    """Raise what psycopg raised as if SQLAlchemy had executed the COPY."""
     errors = dialect.loaded_dbapi.Error
-    try:
-        yield
-    except errors as exc:
-        is_lost = dialect.is_disconnect(exc, connection, None)
+    if isinstance(error, errors):
         raise sa_exc.DBAPIError.instance(
-            None, None, exc, errors, connection_invalidated=is_lost, dialect=dialect
-        ) from exc
+            None, None, error, errors, connection_invalidated=is_lost, dialect=dialect
+        ) from error

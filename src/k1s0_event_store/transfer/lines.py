@@ -137,10 +137,9 @@ def _quickly_split(text: bytes) -> tuple[dict[str, Any], str] | None:
     if kept is None:
         return None
     try:
-        fields = from_json(head + b"}", cache_strings="keys")
+        return from_json(head + b"}", cache_strings="keys"), kept
     except ValueError:
         return None
-    return None if "payload" in fields else (fields, kept)
 
 
 def _split(text: bytes, number: int) -> tuple[dict[str, Any], str]:
