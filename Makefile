@@ -1,7 +1,7 @@
 PYTHON ?= python3
 BIN := .venv/bin
 
-.PHONY: demo test check docs benchmark
+.PHONY: demo test check ruff mypy pyright imports docs benchmark
 
 demo: .venv/.installed
 	$(BIN)/k1s0-event-store demo
@@ -12,11 +12,19 @@ test: .venv/.installed
 	$(BIN)/coverage combine --quiet
 	$(BIN)/coverage report
 
-check: .venv/.installed
+check: ruff mypy pyright imports
+
+ruff: .venv/.installed
 	$(BIN)/ruff check
 	$(BIN)/ruff format --check
+
+mypy: .venv/.installed
 	$(BIN)/mypy
+
+pyright: .venv/.installed
 	$(BIN)/pyright --pythonpath $(BIN)/python
+
+imports: .venv/.installed
 	$(BIN)/lint-imports
 
 docs: .venv/.installed

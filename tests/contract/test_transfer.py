@@ -42,13 +42,13 @@ class Interrupted(Exception):
     """What the tests break off with."""
 
 
-@pytest.fixture(params=["memory", "postgres"])
+@pytest.fixture(params=["in_memory", "postgres"])
 async def make_store(request):
     """New, empty stores of one kind."""
     made, databases = [], []
 
     def make():
-        if request.param == "memory":
+        if request.param == "in_memory":
             return InMemoryEventStore()
         server, template = map(request.getfixturevalue, ("event_store_server", "event_store_template"))
         databases.append(cloned_database(server, template))
