@@ -26,10 +26,9 @@ class Batch:
     def __len__(self) -> int:
         return len(self.event_ids)
 
-    @property
-    def has_metadata(self) -> bool:
-        """False where the metadata of every event is empty."""
-        return any(text != "{}" for text in self.metadata)
+    def columns(self) -> tuple[list[UUID], list[str], list[str], list[str], list[datetime]]:
+        """All of them, as they stand above."""
+        return self.event_ids, self.event_types, self.payloads, self.metadata, self.occurred_at
 
     def extend(self, other: Batch) -> None:
         """Add the events of `other`."""
@@ -61,7 +60,8 @@ def encode_batch(stream_id: StreamId, events: Iterable[EventEnvelope]) -> Batch:
     batch = Batch([], [], [], [], [])
     for index, event in enumerate(events):
         _add(batch, stream_id, index, event)
-    if len(batch) > 1 and len(set(batch.event_ids)) < len(batch):
+    # The numbers are hashed several times faster than the ids.
+    if len(batch) > 1 and len({event_id.int for event_id in batch.event_ids}) < len(batch):
         twice = tuple(i for i, times in Counter(batch.event_ids).items() if times > 1)
         raise DuplicateEventError(stream_id, twice, "an id stands twice in one batch")
     return batch

@@ -18,6 +18,7 @@ MAX_NAME_LENGTH: Final = 255
 """Characters that an aggregate type, an aggregate id or an event type may have."""
 
 MAX_VERSION: Final = 2**63 - 1
+_UNSTORED: Final = 0
 
 
 class StreamState(Enum):
@@ -126,6 +127,10 @@ def stored_stream_id(aggregate_type: str, aggregate_id: str) -> StreamId:
 
 _set_int: Final = UUID.__dict__["int"].__set__
 _set_is_safe: Final = UUID.__dict__["is_safe"].__set__
+_UNKNOWN: Final = SafeUUID.unknown
+_now: Final = time.time_ns
+_random_bits: Final = random.getrandbits
+_VERSION_7: Final = 0x7000 << 64 | 0b10 << 62
 
 
 def new_event_id() -> UUID:
@@ -134,24 +139,23 @@ def new_event_id() -> UUID:
     Ids that grow with time, also within a millisecond (section 6.2, method 3), keep the unique index on
     event ids compact. They are no secrets.
     """
-    milliseconds, rest = divmod(time.time_ns(), 1_000_000)
+    milliseconds, rest = divmod(_now(), 1_000_000)
     fraction = rest * 4_096 // 1_000_000
-    # The class itself checks its arguments for longer than all of this takes.
+    return _uuid((milliseconds << 16 | fraction) << 64 | _VERSION_7 | _random_bits(62))
+
+
+def _uuid(number: int) -> UUID:
+    """The class itself checks its arguments for longer than all the rest of an event takes."""
     event_id = _new(UUID)
-    _set_int(event_id, milliseconds << 80 | (0x7000 | fraction) << 64 | 0b10 << 62 | random.getrandbits(62))
-    _set_is_safe(event_id, SafeUUID.unknown)
+    _set_int(event_id, number)
+    _set_is_safe(event_id, _UNKNOWN)
     return event_id
 
 
 def event_id_of(text: str) -> UUID:
     """The UUID that `text` says, in half the time that the class takes; raises ValueError."""
     digits = text.replace("-", "")
-    if len(digits) != 32:
-        return UUID(text)
-    event_id = _new(UUID)
-    _set_int(event_id, int(digits, 16))
-    _set_is_safe(event_id, SafeUUID.unknown)
-    return event_id
+    return _uuid(int(digits, 16)) if len(digits) == 32 else UUID(text)
 
 
 @dataclass(frozen=True, init=False)
@@ -186,7 +190,7 @@ class EventEnvelope:
         metadata: Mapping[str, Any] | None = None,
         event_id: UUID | None = None,
         occurred_at: datetime | None = None,
-        version: int = 0,
+        version: int = _UNSTORED,
         recorded_at: datetime | None = None,
         position: int | None = None,
     ) -> None:
@@ -203,7 +207,7 @@ class EventEnvelope:
             "metadata": {} if metadata is None else metadata,
             "event_id": new_event_id() if event_id is None else event_id,
             "occurred_at": datetime.now(UTC) if occurred_at is None else as_utc(occurred_at),
-            "version": check_version(version, "version"),
+            "version": version if version is _UNSTORED else check_version(version, "version"),
             "recorded_at": recorded_at,
             "position": position,
         }
@@ -354,17 +358,19 @@ class _Undecoded:
     `__set__` only for what is not in the object's own dictionary.
     """
 
+    __slots__ = ("_decoded", "_name", "_sent")
+
     def __init__(self, name: str, decoded: Callable[[Any], Any]) -> None:
         self._name = name
         self._sent = f"_{name}"
         self._decoded = decoded
 
     def __get__(self, envelope: EventEnvelope | None, owner: type) -> Any:
-        fields = {} if envelope is None else envelope.__dict__
-        if self._sent not in fields:
-            raise AttributeError(f"{owner.__name__!r} has no attribute {self._name!r}")
         try:
+            fields = envelope.__dict__
             value = self._decoded(fields[self._sent])
+        except (AttributeError, KeyError):
+            raise AttributeError(f"{owner.__name__!r} has no attribute {self._name!r}") from None
         except CorruptDataError as exc:
             where = f"stream {fields['stream_id']}, version {fields['version']}, {self._name}"
             raise CorruptDataError(f"{where}: {exc}") from exc

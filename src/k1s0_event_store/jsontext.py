@@ -34,26 +34,25 @@ _PART: Final = re.compile(
 
 def encode(value: object) -> str:
     """JSON text of `value`; raises ValueError with the reason where there is none."""
-    if isinstance(value, dict) and not value:
-        return "{}"
     try:
-        text = to_json(value)
+        text = to_json(value).decode()
         if _is_suspect(text):
             _check_closely(text)
     except (PydanticSerializationError, ValueError, RecursionError) as exc:
         raise ValueError(f"not JSON: {exc}") from exc
-    return text.decode()
+    return text
 
 
 def as_written(text: bytes) -> str | None:
     """`text` without a change, if it is JSON that `decode` reads back; None if that takes a closer look."""
-    if (b"\\" in text and b"\\u0000" in text) or _may_be_infinite(text):
-        return None
     try:
-        from_json(text, allow_inf_nan=False)
-        return text.decode()
+        kept = text.decode()
+        if ("\\" in kept and "\\u0000" in kept) or _may_be_infinite(text):
+            return None
+        from_json(kept, allow_inf_nan=False)
     except ValueError:
         return None
+    return kept
 
 
 def _may_be_infinite(text: bytes) -> bool:
@@ -62,17 +61,17 @@ def _may_be_infinite(text: bytes) -> bool:
     return b"e000" in numbers or (len(text) >= _HUGE and b"0" * _HUGE in numbers)
 
 
-def _is_suspect(text: bytes) -> bool:
+def _is_suspect(text: str) -> bool:
     """True if `text` holds what may have to be refused, or a harmless string that looks like it."""
-    # One byte is looked for many times faster than several.
-    if (b"N" in text and b"NaN" in text) or (b"I" in text and b"Infinity" in text):
+    # One character is looked for many times faster than several, and than a byte in bytes.
+    if ("N" in text and "NaN" in text) or ("I" in text and "Infinity" in text):
         return True
-    if b"\\" in text and b"\\u0000" in text:
+    if "\\" in text and "\\u0000" in text:
         return True
-    return len(text) > MAX_DIGITS and _TOO_LONG in text.translate(_ONLY_DIGITS)
+    return len(text) > MAX_DIGITS and _TOO_LONG in text.encode().translate(_ONLY_DIGITS)
 
 
-def _check_closely(text: bytes) -> None:
+def _check_closely(text: str) -> None:
     _refuse_nul(json.loads(text, parse_constant=refuse_constant, parse_int=_refuse_long))
 
 

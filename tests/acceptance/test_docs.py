@@ -33,7 +33,12 @@ from k1s0_event_store.postgres.store import SyncPostgresEventStore
 from k1s0_event_store.testing.plugin import cloned_database
 
 ROOT = Path(__file__).parents[2]
-BENCHMARKS = ("benchmark", "feed-benchmark", "relay-benchmark", "aggregates-benchmark")
+FIGURES = {
+    "README.md": ("benchmark",),
+    "docs/performance.md": (
+        "large", "growth", "layout", "feed-benchmark", "relay-benchmark", "aggregates-benchmark",
+    ),
+}  # fmt: skip
 PAGES = sorted([*ROOT.glob("*.md"), *ROOT.glob("docs/*.md")])
 BLOCK = re.compile(r"^```(\w*)\n(.*?)^```$", re.MULTILINE | re.DOTALL)
 FILE = re.compile(r"# (\S+\.(?:py|ini))\n")
@@ -365,7 +370,7 @@ def test_every_link_inside_the_project_leads_somewhere(page):
             continue
         target = (page.parent / path).resolve() if path else page
         assert target.exists(), path
-        if target.suffix == ".png":
+        if target.suffix in (".png", ".svg"):
             assert anchor in ("", "gh-light-mode-only", "gh-dark-mode-only")
         else:
             assert not anchor or anchor in anchors(target), f"{path}#{anchor}"
@@ -382,12 +387,16 @@ def test_the_sample_of_the_readme_has_at_most_15_lines():
     assert sum(bool(line.strip()) for line in sample.text.splitlines()) <= 15
 
 
-def test_the_readme_names_every_extra_and_has_one_place_for_the_figures():
+def test_the_readme_names_every_extra():
     text = read(ROOT / "README.md")
     for extra in project()["optional-dependencies"]:
         assert f"`{extra}`" in text
-    figures = [f"<!-- {name}:{end} -->" for name in BENCHMARKS for end in ("begin", "end")]
-    assert re.findall("<!-- .* -->", text) == figures
+
+
+@pytest.mark.parametrize("page", FIGURES)
+def test_a_page_has_one_place_for_each_table_that_a_command_writes(page):
+    figures = [f"<!-- {name}:{end} -->" for name in FIGURES[page] for end in ("begin", "end")]
+    assert re.findall("<!-- .* -->", read(ROOT / page)) == figures
 
 
 def test_the_page_on_architecture_is_short_and_its_files_exist():

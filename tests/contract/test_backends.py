@@ -18,6 +18,7 @@ from k1s0_event_store import (
     SyncPostgresEventStore,
     SyncPostgresSnapshotStore,
 )
+from k1s0_event_store.postgres import operations
 from k1s0_event_store.testing.adapters import ThreadedEventStore, ThreadedSnapshotStore
 from k1s0_event_store.testing.contract import EventStoreContract, RacingContract, SnapshotContract
 from k1s0_event_store.testing.import_contract import ImportContract, RacingImportContract
@@ -76,6 +77,15 @@ class TestPostgresAlwaysCoalescing(EventStoreContract, RacingContract):
         async with PostgresEventStore(event_store_config, coalesce=True) as store:
             store._coalescer._first = object()
             yield store
+
+
+class TestPostgresByCopy(EventStoreContract, RacingContract):
+    """As if every append were a large one."""
+
+    @pytest.fixture
+    def store(self, event_store, monkeypatch):
+        monkeypatch.setattr(operations, "BY_COPY", 1)
+        return event_store
 
 
 class TestPostgresOnOneEngine(SnapshotContract):

@@ -138,7 +138,7 @@ async def test_an_append_that_finds_nothing_under_way_goes_alone_and_at_once(idl
     for expected in (0, 1, None, STREAM_EXISTS):
         await store.append(stream(1), new_events(stream(1), 1), expected)
     assert [query.statement for query in watched.sent] == [
-        sql.append_new, sql.append_at, sql.append_any, sql.append_existing,
+        sql.append_one.new, sql.append_one.at, sql.append_one.any, sql.append_one.existing,
     ]  # fmt: skip
     # Its caller's first step sends it, not even a turn of the event loop later.
     task = asyncio.create_task(store.append(stream(2), new_events(stream(2), 1)))
@@ -151,7 +151,7 @@ async def test_of_appends_called_at_the_same_time_those_after_the_first_are_one_
     watched = watch(idle_store)
     assert await asyncio.gather(*appends(idle_store, range(100), 2)) == [2] * 100
     assert [q.statement for q in watched.sent] == [
-        idle_store._sql.append_any,
+        idle_store._sql.append.any,
         idle_store._sql.append_together,
     ]
     for name in range(100):

@@ -28,7 +28,7 @@ def a_batch():
     expected = [(0, None, -1, 1)[n % 4] for n in range(BATCH)]
     names = [f"new-{n}" if version == 0 else str(1 + n * 10) for n, version in enumerate(expected)]
     appends = ["order"] * BATCH, names, [1] * BATCH, expected
-    events = [uuid4() for _ in names], ["Counted"] * BATCH, ["{}"] * BATCH, [], [datetime.now(UTC)] * BATCH
+    events = [uuid4() for _ in names], ["Counted"], ["{}"] * BATCH, ["{}"], [datetime.now(UTC)] * BATCH
     return [*appends, list(range(1, BATCH + 1)), *events]
 
 

@@ -110,10 +110,11 @@ async def test_plans_are_made_once_and_used_by_whoever_gets_the_connection_next(
         snapshots = PostgresSnapshotStore(bind=store.bind)
         cursor, version = await store.latest_cursor(), 0
         for number in range(2 * MADE_AFRESH):
-            for expected in (None, STREAM_EXISTS, version + 2):
-                version = await store.append(LONG, new_events(LONG, 1), expected)
-            new = StreamId("order", f"new-{number}")
-            await store.append(new, new_events(new, 2), 0)
+            for size in (1, 2):
+                for expected in (None, STREAM_EXISTS, version + 2 * size):
+                    version = await store.append(LONG, new_events(LONG, size), expected)
+                new = StreamId("order", f"new-{number}-{size}")
+                await store.append(new, new_events(new, size), 0)
             await store.append(new, new_events(new, BATCH))
             with pytest.raises(ConcurrencyError):
                 await store.append(new, new_events(new, 1), 1)
@@ -126,7 +127,7 @@ async def test_plans_are_made_once_and_used_by_whoever_gets_the_connection_next(
             cursor = (await store.read_page(cursor)).cursor
             await store.read_page(limit=1, only=EventFilter(event_types=["Counted"]))
         plans = await used_plans(store)
-    assert len(plans) == 13
+    assert len(plans) == 17
     assert all(custom <= MADE_AFRESH <= generic for custom, generic in plans.values()), plans
 
 

@@ -20,21 +20,21 @@ from k1s0_event_store import (
 from k1s0_event_store.postgres.operations import BY_COPY
 from k1s0_event_store.testing.contract import new_events
 
-WARM, ORDER = StreamId("order", "warm"), StreamId("order", "o-1")
+WARM, WARMER, ORDER = StreamId("order", "warm"), StreamId("order", "warmer"), StreamId("order", "o-1")
 
 
 async def warm_up(store):
-    """Connect, and let the driver prepare each statement."""
-    await store.append(WARM, new_events(WARM, 1), expected_version=0)
-    for expected in (1, None, STREAM_EXISTS):
-        await store.append(WARM, new_events(WARM, 1), expected_version=expected)
+    """Connect, and let the driver prepare each statement, those for one event and those for several."""
+    for stream_id, count in ((WARM, 1), (WARMER, 2)):
+        for expected in (0, count, None, STREAM_EXISTS):
+            await store.append(stream_id, new_events(stream_id, count), expected_version=expected)
     await store.load(WARM)
     await store.current_version(WARM)
 
 
 async def test_a_stand_alone_append_is_one_round_trip(proxy, proxied_store):
     await warm_up(proxied_store)
-    for count, expected in ((3, 0), (1, 3), (1, None), (BY_COPY - 1, STREAM_EXISTS)):
+    for count, expected in ((1, 0), (1, 1), (1, None), (2, 3), (BY_COPY - 1, STREAM_EXISTS)):
         before = proxy.round_trips
         await proxied_store.append(ORDER, new_events(ORDER, count), expected_version=expected)
         assert proxy.round_trips - before == 1
@@ -110,7 +110,8 @@ async def test_an_append_in_a_callers_transaction_is_one_round_trip(proxy, proxi
         await warm_up(store)
         before = proxy.round_trips
         await store.append(ORDER, new_events(ORDER, 3), expected_version=0)
-        assert proxy.round_trips - before == 1
+        await store.append(ORDER, new_events(ORDER, 1), expected_version=3)
+        assert proxy.round_trips - before == 2
 
 
 def test_a_blocking_append_is_one_round_trip(proxy, proxied_sync_store):

@@ -31,7 +31,7 @@ COPY {events} ({copied}) FROM STDIN (FORMAT binary)"""
 
 _BEGINNING: Final = b"PGCOPY\n\xff\r\n\0" + bytes(8)
 _END: Final = b"\xff\xff"
-_CHUNK: Final = 1 << 16
+_CHUNK: Final = 1 << 14
 """Bytes that are given to a driver together."""
 
 _COUNT: Final = Struct("!h").pack(len(EVENT_COLUMNS))
@@ -70,8 +70,7 @@ def event_rows(events: Sequence[EventEnvelope], runs: Iterable[Run]) -> Iterator
 def batch_rows(stream_id: StreamId, batch: Batch, first: int) -> Iterator[bytes]:
     """The rows of a batch whose first event has the version `first`."""
     stream = _stream(stream_id)
-    columns = batch.event_ids, batch.event_types, batch.payloads, batch.metadata, batch.occurred_at
-    return _chunks(_row(stream, *values) for values in zip(count(first), *columns, strict=False))
+    return _chunks(_row(stream, *values) for values in zip(count(first), *batch.columns(), strict=False))
 
 
 def _chunks(rows: Iterable[bytes]) -> Iterator[bytes]:
@@ -96,7 +95,7 @@ def _rows_of_runs(events: Sequence[EventEnvelope], runs: Mapping[StreamId, Run])
         try:
             payload, metadata = payload_text(event), metadata_text(event)
         except ValueError as exc:
-            raise InvalidEventError(stream_id, place, f"payload or metadata {exc}") from exc
+            raise InvalidEventError(event.stream_id, place, f"payload or metadata {exc}") from exc
         yield _row(
             stream, event.version, event.event_id, event.event_type, payload, metadata, event.occurred_at
         )

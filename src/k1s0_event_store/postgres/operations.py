@@ -49,6 +49,7 @@ from k1s0_event_store.postgres.statements import (
     ROLLBACK_TO_SAVEPOINT,
     SAVEPOINT,
     SET_LOCK_TIMEOUT,
+    Appends,
     Query,
     Statement,
     Statements,
@@ -91,7 +92,7 @@ def append(sql: Statements, wanted: Append, joined: bool) -> Steps[EventVersion]
     if len(wanted.batch) < BY_COPY:
         step: Query | Transaction = _append_query(sql, wanted, joined)
     else:
-        step = Transaction(partial(_append_by_copy, sql, wanted))
+        step = Transaction(partial(_append_by_copy, sql, wanted, joined))
     while True:
         try:
             rows = yield step
@@ -113,47 +114,45 @@ def append(sql: Statements, wanted: Append, joined: bool) -> Steps[EventVersion]
 
 
 def _append_query(sql: Statements, wanted: Append, joined: bool) -> Query:
-    stream_id, batch, expected = wanted.stream_id, wanted.batch, wanted.expected
-    args: tuple[Any, ...] = (
-        stream_id.aggregate_type,
-        stream_id.aggregate_id,
-        len(batch),
-        batch.event_ids,
-        batch.event_types,
-        batch.payloads,
-        batch.metadata if batch.has_metadata else [],
-        batch.occurred_at,
-    )
+    batch = wanted.batch
+    if len(batch) == 1:
+        appends = sql.append_one_joined if joined else sql.append_one
+        columns: tuple[Any, ...] = tuple(column[0] for column in batch.columns())
+    else:
+        appends = sql.append_joined if joined else sql.append
+        ids, types, payloads, metadata, times = batch.columns()
+        columns = ids, _column(types), payloads, _column(metadata), times
+    return _expecting(appends, wanted, columns)
+
+
+def _expecting(appends: Appends, wanted: Append, columns: tuple[Any, ...]) -> Query:
+    """The statement for what is expected; its parameters are those of the stream, `columns`, the version."""
+    stream_id, expected = wanted.stream_id, wanted.expected
+    args = (stream_id.aggregate_type, stream_id.aggregate_id, len(wanted.batch), *columns)
     if expected is None:
-        return Query(sql.append_any, args)
+        return Query(appends.any, args)
     if expected is STREAM_EXISTS:
-        return Query(sql.append_existing, args)
+        return Query(appends.existing, args)
     if expected == 0:
-        return Query(sql.append_new_joined if joined else sql.append_new, args)
-    return Query(sql.append_at_joined if joined else sql.append_at, (*args, expected))
+        return Query(appends.new, args)
+    return Query(appends.at, (*args, expected))
 
 
-def _append_by_copy(sql: Statements, wanted: Append) -> Steps[Rows]:
+def _column(values: list[str]) -> list[str]:
+    """What is sent of a column of events: one value for all of them, where all have the same."""
+    return values[:1] if values.count(values[0]) == len(values) else values
+
+
+def _append_by_copy(sql: Statements, wanted: Append, joined: bool) -> Steps[Rows]:
     """The version of the stream, if the events are stored."""
-    rows = yield _move_query(sql, wanted)
+    # The ids are looked up where the version does not tell, or an error would end the caller's transaction.
+    tells = not joined and isinstance(wanted.expected, int)
+    rows = yield _expecting(sql.move, wanted, ([] if tells else wanted.batch.event_ids,))
     for version, *_ in rows:
         first = version - len(wanted.batch) + 1
         events = batch_rows(wanted.stream_id, wanted.batch, first)
         yield from copy_events(sql.schema, events, len(wanted.batch))
     return rows
-
-
-def _move_query(sql: Statements, wanted: Append) -> Query:
-    """Moves the head, unless an id is taken."""
-    stream_id, batch, expected = wanted.stream_id, wanted.batch, wanted.expected
-    args = (stream_id.aggregate_type, stream_id.aggregate_id, len(batch), batch.event_ids)
-    if expected is None:
-        return Query(sql.move_any, args)
-    if expected is STREAM_EXISTS:
-        return Query(sql.move_existing, args)
-    if expected == 0:
-        return Query(sql.move_new, args)
-    return Query(sql.move_at, (*args, expected))
 
 
 def _outcome_unknown(error: StoreUnavailableError, stream_id: StreamId) -> OutcomeUnknownError:
@@ -189,9 +188,10 @@ def _unanswered(error: StoreUnavailableError, stream_id: StreamId) -> EventStore
 
 def _together_query(sql: Statements, appends: Sequence[Append]) -> Query:
     counts = [len(wanted.batch) for wanted in appends]
-    columns = Batch([], [], [], [], [])
+    events = Batch([], [], [], [], [])
     for wanted in appends:
-        columns.extend(wanted.batch)
+        events.extend(wanted.batch)
+    ids, types, payloads, metadata, times = events.columns()
     return Query(
         sql.append_together,
         (
@@ -200,11 +200,11 @@ def _together_query(sql: Statements, appends: Sequence[Append]) -> Query:
             counts,
             [_EXISTING if wanted.expected is STREAM_EXISTS else wanted.expected for wanted in appends],
             [number for number, count in enumerate(counts, 1) for _ in range(count)],
-            columns.event_ids,
-            columns.event_types,
-            columns.payloads,
-            columns.metadata if columns.has_metadata else [],
-            columns.occurred_at,
+            ids,
+            _column(types),
+            payloads,
+            _column(metadata),
+            times,
         ),
     )
 

@@ -18,6 +18,7 @@ from __future__ import annotations
 import asyncio
 import copy
 import dataclasses
+import itertools
 import re
 from collections.abc import Awaitable, Iterable
 from datetime import UTC, datetime, timedelta, timezone
@@ -327,6 +328,20 @@ class EventStoreContract:
         assert loaded.recorded_at.utcoffset() == timedelta(0)
         assert loaded.position is not None
         assert loaded.position > 0
+
+    async def test_each_event_of_a_batch_keeps_what_is_its_own(self, store: EventStore) -> None:
+        kinds: list[tuple[str, dict[str, int]]] = [("A", {}), ("A", {"k": 1}), ("B", {})]
+        for number, (first, second) in enumerate(itertools.product(kinds, repeat=2)):
+            stream_id = StreamId("order", str(number))
+            given = [
+                EventEnvelope(stream_id, event_type, n, metadata)
+                for n, (event_type, metadata) in enumerate([first, first, second])
+            ]
+            await store.append(stream_id, given)
+            loaded = await store.load(stream_id)
+            assert [
+                dataclasses.replace(event, version=0, recorded_at=None, position=None) for event in loaded
+            ] == given
 
     async def test_unusual_json_comes_back_the_same(self, store: EventStore) -> None:
         for number, payload in enumerate([*ODD_JSON, *map(_nested, (100, 200, 240))]):
