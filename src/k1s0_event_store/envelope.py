@@ -8,7 +8,7 @@ from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from datetime import UTC, datetime, timedelta
 from enum import Enum
-from typing import Any, Final, Literal, Self, TypeAlias, TypedDict, cast
+from typing import Any, Final, Literal, Self, TypeAlias, TypedDict
 from uuid import UUID, SafeUUID
 
 from k1s0_event_store.exceptions import CorruptDataError, InvalidInputError
@@ -328,7 +328,8 @@ def payload_text(envelope: EventEnvelope) -> str:
     Raises ValueError for an object of which there is no JSON.
     """
     fields = envelope.__dict__
-    return encode(fields["payload"]) if "payload" in fields else cast("str", fields["_payload"])
+    text: str = encode(fields["payload"]) if "payload" in fields else fields["_payload"]
+    return text
 
 
 def metadata_text(envelope: EventEnvelope) -> str:
@@ -336,7 +337,8 @@ def metadata_text(envelope: EventEnvelope) -> str:
     fields = envelope.__dict__
     if "metadata" in fields:
         return encode(dict(fields["metadata"])) if fields["metadata"] else "{}"
-    return cast("str", fields["_metadata"])
+    text: str = fields["_metadata"]
+    return text
 
 
 _set_fields: Final = EventEnvelope.__dict__["__dict__"].__set__
