@@ -12,7 +12,7 @@ from typing import Any, Final, Literal, Self, TypeAlias, TypedDict
 from uuid import UUID, SafeUUID
 
 from k1s0_event_store.exceptions import CorruptDataError, InvalidInputError
-from k1s0_event_store.jsontext import decode, encode
+from k1s0_event_store.jsontext import decode, decode_plain, encode
 
 MAX_NAME_LENGTH: Final = 255
 """Characters that an aggregate type, an aggregate id or an event type may have."""
@@ -360,31 +360,37 @@ class _Undecoded:
     `__set__` only for what is not in the object's own dictionary.
     """
 
-    __slots__ = ("_decoded", "_name", "_sent")
+    __slots__ = ("_decoded", "_name", "_quickly", "_sent")
 
-    def __init__(self, name: str, decoded: Callable[[Any], Any]) -> None:
+    def __init__(
+        self, name: str, decoded: Callable[[Any], Any], quickly: Callable[[Any], Any] | None = None
+    ) -> None:
+        """`quickly` does what `decoded` does for most; it raises ValueError for the others."""
         self._name = name
         self._sent = f"_{name}"
         self._decoded = decoded
+        self._quickly = decoded if quickly is None else quickly
 
     def __get__(self, envelope: EventEnvelope | None, owner: type) -> Any:
+        fields: dict[str, Any] = envelope.__dict__ if envelope is not None else {}
         try:
-            fields = envelope.__dict__
-            value = self._decoded(fields[self._sent])
-        except (AttributeError, KeyError):
+            value = self._quickly(fields[self._sent])
+        except KeyError:
             raise AttributeError(f"{owner.__name__!r} has no attribute {self._name!r}") from None
+        except (ValueError, CorruptDataError):
+            value = self._decode(fields)
+        return fields.setdefault(self._name, value)  # one object for all, even if two threads look
+
+    def _decode(self, fields: Mapping[str, Any]) -> Any:
+        try:
+            return self._decoded(fields[self._sent])
         except CorruptDataError as exc:
             where = f"stream {fields['stream_id']}, version {fields['version']}, {self._name}"
             raise CorruptDataError(f"{where}: {exc}") from exc
-        return fields.setdefault(self._name, value)  # one object for all, even if two threads look
 
 
-_DECODERS: Final[dict[str, Callable[[Any], Any]]] = {
-    "payload": decode,
-    "metadata": decode,
-    "occurred_at": utc_moment,
-    "recorded_at": utc_moment,
-}
 # Set from outside: inside the class a dataclass would take them for defaults.
-for _name, _decoded in _DECODERS.items():
-    setattr(EventEnvelope, _name, _Undecoded(_name, _decoded))
+for _name in ("payload", "metadata"):
+    setattr(EventEnvelope, _name, _Undecoded(_name, decode, decode_plain))
+for _name in ("occurred_at", "recorded_at"):
+    setattr(EventEnvelope, _name, _Undecoded(_name, utc_moment))

@@ -8,13 +8,14 @@ that its writer could see.
 from __future__ import annotations
 
 import asyncio
-from collections.abc import AsyncGenerator, AsyncIterator, Awaitable, Callable, Iterator, Sequence
+from collections.abc import AsyncGenerator, AsyncIterator, Awaitable, Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from functools import cached_property
 from typing import Final, Self
 
 from k1s0_event_store.envelope import EventEnvelope, check_name
 from k1s0_event_store.exceptions import InvalidInputError
+from k1s0_event_store.garbage import CollectionPaused
 
 FIRST_PAGE: Final = 100
 LARGEST_PAGE: Final = 500
@@ -87,7 +88,7 @@ class FeedPage:
         self,
         cursor: Cursor,
         more: bool,
-        make_events: Callable[[], list[EventEnvelope]],
+        make_events: Callable[[], Iterable[EventEnvelope]],
         cursor_at: Callable[[int], Cursor],
         mean_bytes: int = 0,
         end: Cursor | None = None,
@@ -102,7 +103,12 @@ class FeedPage:
     @cached_property
     def events(self) -> list[EventEnvelope]:
         """The events, by position."""
-        return self._make_events()
+        with CollectionPaused():
+            return list(self._make_events())
+
+    def each(self) -> Iterator[EventEnvelope]:
+        """The events one by one, made on the way: for those who keep none."""
+        return iter(self._make_events())
 
     def cursor_after(self, event: EventEnvelope) -> Cursor:
         """The place after one of the page's events."""
@@ -167,7 +173,7 @@ class AllEvents(_Place, AsyncIterator[EventEnvelope]):
         try:
             async for page in pages:
                 self._turn_to(page)
-                for event in page.events:
+                for event in page.each():
                     self._event = event
                     if self._where is None or self._where(event):
                         yield event
@@ -227,7 +233,7 @@ class SyncAllEvents(_Place, Iterator[EventEnvelope]):
         while more:
             page = self._read(self._before, limit, until=end)
             self._turn_to(page)
-            for event in page.events:
+            for event in page.each():
                 self._event = event
                 if self._where is None or self._where(event):
                     yield event

@@ -24,9 +24,10 @@ class Whole(EventStoreContract, RacingContract, SnapshotContract):
 
 
 class Carrying(EventStoreContract, RacingContract, SnapshotContract):
-    """All but the two tests that compare metadata, to which tracing adds: see test_context.py."""
+    """All but the tests that compare metadata, to which tracing adds: see test_context.py."""
 
     test_an_event_comes_back_as_it_was_given = None
+    test_each_event_of_a_batch_keeps_what_is_its_own = None
     test_unusual_json_comes_back_the_same = None
 
 

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from functools import partial
 from operator import itemgetter
@@ -317,22 +317,29 @@ def _read_query(sql: Statements, stream_id: StreamId, span: Span) -> Query:
 def envelopes(stream_id: StreamId, rows: Rows) -> list[EventEnvelope]:
     """Envelopes of one stream's rows."""
     with CollectionPaused():
-        return [undecoded_envelope(stream_id, *row) for row in rows]
+        return list(each_envelope(stream_id, rows))
 
 
-def feed_envelopes(rows: Rows) -> list[EventEnvelope]:
-    """Envelopes of the rows that begin with "is wanted" and then name their streams."""
-    stream_ids: dict[Sequence[str], StreamId] = {}
-    events = []
-    with CollectionPaused():
-        for row in rows:
-            if row[0]:
-                key = row[1:3]
-                stream_id = stream_ids.get(key)
-                if stream_id is None:
-                    stream_id = stream_ids[key] = stored_stream_id(*key)
-                events.append(undecoded_envelope(stream_id, *row[3:]))
-    return events
+def each_envelope(stream_id: StreamId, rows: Rows) -> Iterator[EventEnvelope]:
+    """The same one by one: those that nobody keeps are no work for the garbage collector."""
+    for event_type, payload, metadata, event_id, at, version, then, position in rows:
+        yield undecoded_envelope(
+            stream_id, event_type, payload, metadata, event_id, at, version, then, position
+        )
+
+
+def feed_envelopes(rows: Rows) -> Iterator[EventEnvelope]:
+    """Envelopes of rows that begin with "is wanted" and then name their streams, one by one."""
+    stream_ids: dict[tuple[str, str], StreamId] = {}
+    # Taken apart by names: slices of a row would cost as much as its envelope.
+    for wanted, kind, name, event_type, payload, metadata, event_id, at, version, then, position in rows:
+        if wanted:
+            stream_id = stream_ids.get((kind, name))
+            if stream_id is None:
+                stream_id = stream_ids[kind, name] = stored_stream_id(kind, name)
+            yield undecoded_envelope(
+                stream_id, event_type, payload, metadata, event_id, at, version, then, position
+            )
 
 
 def save_snapshot(

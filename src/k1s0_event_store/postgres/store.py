@@ -87,7 +87,7 @@ class PostgresEventStore(AsyncClient, EventStore):
     ) -> AsyncIterator[EventEnvelope]:
         first = operations.first_page(check_span(stream_id, from_version, to_version))
         async for rows in self._pages(partial(operations.load_page, self._sql, stream_id), first):
-            for event in operations.envelopes(stream_id, rows):
+            for event in operations.each_envelope(stream_id, rows):
                 yield event
 
     async def load_since_snapshot(
@@ -166,7 +166,7 @@ class SyncPostgresEventStore(SyncClient, SyncEventStore):
     ) -> Iterator[EventEnvelope]:
         first = operations.first_page(check_span(stream_id, from_version, to_version))
         for rows in self._pages(partial(operations.load_page, self._sql, stream_id), first):
-            yield from operations.envelopes(stream_id, rows)
+            yield from operations.each_envelope(stream_id, rows)
 
     def load_since_snapshot(
         self,
