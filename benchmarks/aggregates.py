@@ -4,7 +4,7 @@ Usage: python benchmarks/aggregates.py [--rounds 40] [--environments FOLDER] [--
 
 20 aggregates that begin with 200 events each; per work and round, each is changed once. typed_cost loads
 all their events, as JSON and as pydantic models in turn. Every store has a process and a database of its
-own; the figures are medians. --write puts the table into README.md.
+own; the figures are medians. --write puts the table into docs/performance.md.
 """
 
 import argparse
@@ -12,7 +12,7 @@ import sys
 import tempfile
 from pathlib import Path
 
-from report import machine, markdown, write_between
+from report import PERFORMANCE, machine, markdown, write_between
 from stores import PEERS, Store, in_turn, new_database, peer_pythons, server_version
 
 from k1s0_event_store.sandbox import running_server
@@ -54,14 +54,14 @@ def main():
     )
     parser.add_argument("--rounds", type=int, default=40)
     parser.add_argument("--environments", type=Path, help="where the peer's environment is, or shall be")
-    parser.add_argument("--write", action="store_true", help="put the table into README.md")
+    parser.add_argument("--write", action="store_true", help="put the table into docs/performance.md")
     options = parser.parse_args()
     with tempfile.TemporaryDirectory() as name, running_server(Path(name) / "data") as dsn:
         ours, peer = measure(options.environments or Path(name), dsn, options.rounds)
         text = table(ours, peer, options.rounds, server_version(dsn))
     print(text)
     if options.write:
-        write_between(text, "aggregates-benchmark")
+        write_between(text, "aggregates-benchmark", PERFORMANCE)
 
 
 if __name__ == "__main__":

@@ -14,7 +14,7 @@ poll: the median of 200 polls that find one new event, by a reader that has kept
     an unrelated writing transaction has stayed open through --events appends, each a transaction.
 
 Every part starts an embedded PostgreSQL of its own with default settings. Prints a Markdown table;
---write puts it into README.md. Needs Linux (/proc) for idle.
+--write puts it into docs/performance.md. Needs Linux (/proc) for idle.
 """
 
 import argparse
@@ -31,7 +31,7 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 import psycopg
-from report import machine, markdown, write_between
+from report import PERFORMANCE, machine, markdown, write_between
 from stores import PEERS, Store, in_turn, new_database, peer_pythons, server_version
 
 from k1s0_event_store import (
@@ -368,13 +368,13 @@ def main():
     parser.add_argument("--python313", help="an interpreter of Python 3.13, for eventsource-py")
     parser.add_argument("--environments", type=Path, help="where the peers' environments are, or shall be")
     parser.add_argument("--only", type=part_names, default=list(PARTS), help=f"some of {','.join(PARTS)}")
-    parser.add_argument("--write", action="store_true", help="put the table into README.md")
+    parser.add_argument("--write", action="store_true", help="put the table into docs/performance.md")
     options = parser.parse_args()
     rows, version = measure(options.only, options)
     text = table(rows, options.rounds, version)
     print(text)
     if options.write:
-        write_between(text, "feed-benchmark")
+        write_between(text, "feed-benchmark", PERFORMANCE)
 
 
 if __name__ == "__main__":

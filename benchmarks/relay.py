@@ -11,7 +11,7 @@ commit to broker: from the moment an append came back to the broker's acknowledg
 300 appends, one every 20 ms, with notifications.
 
 The server is an embedded PostgreSQL with default settings. Prints a Markdown table; --write puts it into
-README.md. Needs rabbitmq-server and redis-server for their rows; --only leaves others out.
+docs/performance.md. Needs rabbitmq-server and redis-server for their rows; --only leaves others out.
 """
 
 import argparse
@@ -27,7 +27,7 @@ from uuid import uuid4
 
 import aiokafka
 from feed import APPENDS, WARM_UP, Row, append_regularly, migrated, percentile, running, until
-from report import machine, markdown, write_between
+from report import PERFORMANCE, machine, markdown, write_between
 from stores import new_database, server_version
 
 from k1s0_event_store import CloudEvents, EventEnvelope, Publisher, Relay, StreamId, publisher_for
@@ -187,14 +187,14 @@ def main():
     )
     parser.add_argument("--rounds", type=int, default=5)
     parser.add_argument("--only", default=",".join(BROKERS), help="comma-separated")
-    parser.add_argument("--write", action="store_true", help="put the table into README.md")
+    parser.add_argument("--write", action="store_true", help="put the table into docs/performance.md")
     options = parser.parse_args()
     with tempfile.TemporaryDirectory() as folder, contextlib.ExitStack() as stack:
         dsn = stack.enter_context(running_server(Path(folder) / "data"))
         text = asyncio.run(table(dsn, options.only.split(","), options.rounds))
     print(f"\n{text}")
     if options.write:
-        write_between(text, "relay-benchmark")
+        write_between(text, "relay-benchmark", PERFORMANCE)
 
 
 if __name__ == "__main__":

@@ -1,6 +1,6 @@
 """The table of the README: this library, its peers and the hand-written limit, in one run.
 
-Usage: python benchmarks/run.py [--rounds 5] [--python313 PATH] [--environments FOLDER] [--write] [--large]
+Usage: python benchmarks/run.py [--rounds 4] [--python313 PATH] [--environments FOLDER] [--write] [--large]
 
 Starts an embedded PostgreSQL with its default settings (so fsync and synchronous_commit are on), gives
 each store a process and a database of its own, and lets them do each work in turn, round by round;
@@ -219,7 +219,7 @@ def arguments():
     parser = argparse.ArgumentParser(
         description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )
-    parser.add_argument("--rounds", type=int, default=5)
+    parser.add_argument("--rounds", type=int, default=4)
     parser.add_argument("--python313", help="an interpreter of Python 3.13, for the peers that need it")
     parser.add_argument("--environments", type=Path, help="where the peers' environments are, or shall be")
     parser.add_argument("--large", action="store_true", help="1,000,000 events, read and imported")

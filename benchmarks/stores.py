@@ -1,5 +1,6 @@
 """Stores under measurement: a process, an environment and a database for each, and works done in turn."""
 
+import itertools
 import json
 import select
 import statistics
@@ -89,11 +90,15 @@ class Store:
 
 
 def in_turn(stores, works, rounds):
-    """Let every store do each work in turn, then end them."""
+    """Let every store do each work in turn, then end them.
+
+    Another store begins each work of each round: who comes first finds the machine as other work left it.
+    """
+    turns = itertools.cycle(range(len(stores)))
     for number in range(1, rounds + 1):
-        for work in works:
+        for work, first in zip(works, turns, strict=False):
             print(f"round {number} of {rounds}: {work}", file=sys.stderr)
-            for store in stores:
+            for store in (*stores[first:], *stores[:first]):
                 store.do(work)
     for store in stores:
         store.stop()

@@ -1,4 +1,4 @@
-"""JSON is kept as it was written: a fifth less space, and nothing is taken apart to be stored or read."""
+"""JSON is kept as it was written: a tenth less space, and nothing is taken apart to be stored or read."""
 
 from __future__ import annotations
 
