@@ -23,6 +23,7 @@ from k1s0_event_store import (
     SyncPostgresEventStore,
 )
 from k1s0_event_store.postgres.errors import translate
+from k1s0_event_store.postgres.operations import BY_COPY
 from k1s0_event_store.testing.contract import new_events
 from k1s0_event_store.testing.plugin import database_dsn
 
@@ -86,6 +87,26 @@ async def test_connections_that_died_while_idle_are_replaced_without_an_error(ev
     await asyncio.sleep(0.2)
     assert await event_store.append(ORDER, new_events(ORDER, 1)) == 1
     assert event_store.bind.pool.checkedout() == 0
+
+
+@pytest.mark.parametrize("way", ["alone", "by COPY", "in a session"])
+async def test_a_connection_that_the_server_said_goodbye_to_is_lost_and_given_to_nobody_else(
+    proxy, proxied_store, sql, way
+):
+    """The goodbye has arrived, that the server has hung up has not: asyncpg takes the connection for open."""
+    await proxied_store.append(ORDER, new_events(ORDER, 1))
+    proxy.linger = True
+    sql("SELECT pg_terminate_backend(pid, 60000) FROM pg_stat_activity "
+        "WHERE datname = current_database() AND pid <> pg_backend_pid()")  # fmt: skip
+    await asyncio.sleep(0.2)
+    async with AsyncSession(proxied_store.bind) as session:
+        store = proxied_store.within(session) if way == "in a session" else proxied_store
+        events = new_events(ORDER, BY_COPY if way == "by COPY" else 1)
+        with pytest.raises((OutcomeUnknownError, StoreUnavailableError)) as lost:
+            await store.append(ORDER, events)
+    assert lost.value.retryable
+    assert await proxied_store.append(ORDER, events) == 1 + len(events)
+    proxy.linger = False
 
 
 async def test_a_read_on_a_connection_that_breaks_tells_so_and_the_next_one_works(proxy, proxied_store):
