@@ -1,4 +1,4 @@
-"""Processes of a test's own, to be killed: a program is loaded once, and forks one for each line of its stdin.
+"""Processes to be killed: a program is loaded once, and forks one for each line of its stdin.
 
 The program calls `serve`, the test talks to it through `Forks`. A line is what the process is to do, as JSON;
 the answers are its process id, "asleep" when it was stopped, and last its exit code.

@@ -1,4 +1,4 @@
-"""A proxy between client and server: it counts round trips, knows the moments around COMMIT, and makes bad weather.
+"""A proxy between client and server: counts round trips, knows the moments around COMMIT, makes bad weather.
 
 Whatever a test wants to happen on the way happens here: an answer gets lost, the connection is cut at a
 random byte, packets come late and in pieces, or something is done (somebody is killed) when a COMMIT is sent.
@@ -20,7 +20,7 @@ PROTOCOL = 3
 """The major version in a startup message; other packets without a kind have other numbers there."""
 
 
-class Cut(Exception):  # noqa: N818 - no error: what a test wants
+class Cut(Exception):
     """The connection ends here, in both directions: what has not arrived never will."""
 
 
@@ -203,8 +203,8 @@ class _Link:
             try:
                 head, body = await _message(self._server)
             except asyncio.IncompleteReadError:
-                while self._proxy.linger:
-                    await asyncio.sleep(0.01)
+                if self._proxy.linger:
+                    await asyncio.Event().wait()  # until the client hangs up
                 raise
             kind = head[:1]
             held += head + body
