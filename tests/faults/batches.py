@@ -16,7 +16,7 @@ def stream(name):
 
 @dataclass(frozen=True)
 class Batch:
-    """Events for one commit, `size` of them for each stream. The same batch has the same event ids anywhere."""
+    """Events for one commit, `size` for each stream. The same batch has the same event ids anywhere."""
 
     name: str
     kind: str

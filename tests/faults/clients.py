@@ -132,7 +132,7 @@ KINDS = {
 def may_pass(error):
     """Is it worth trying again? The errors of the store say so; those of a session come from SQLAlchemy."""
     if isinstance(error, EventStoreError):
-        # Of a batch in two open transactions the second one fails, and is told the first answer when repeated.
+        # Of a batch in two open transactions the second fails, and is told the first answer when repeated.
         return error.retryable or isinstance(error, DuplicateEventError)
     return isinstance(error, OSError | DBAPIError)
 
@@ -228,7 +228,7 @@ class Client:
         self.pace = pace
         self.streams = SHARED
         self.stopping = asyncio.Event()
-        self.unknown = 0
+        self.settled = 0
         self.snapshots = PostgresSnapshotStore(bind=stores.store.bind)
         self._name = name
         self._folder = folder
@@ -260,10 +260,10 @@ class Client:
             self._journal.refuses(batch)
         else:
             self._journal.acknowledges(batch, version)
+        self.settled += 1
 
     def _note(self, error, batch):
         if isinstance(error, OutcomeUnknownError):
-            self.unknown += 1
             self._journal.knows_nothing_of(batch)
 
     def _writers(self):

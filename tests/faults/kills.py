@@ -27,7 +27,7 @@ from k1s0_event_store.postgres.connection import create_sync_store_engine
 from k1s0_event_store.postgres.schema import upgrade_database
 
 from ..forking import Forks
-from ..postgres.wire import Cut, Moment, running_proxy
+from ..postgres.wire import Cut, Moment, proxy_before
 from .audit import TABLES, faults, look
 from .batches import Claims
 from .clients import WITHIN, journals, publications
@@ -42,7 +42,7 @@ KILLS_PER_CLUSTER = 20
 """Then a new one is made: an audit reads all there is."""
 
 SETTINGS = {"fsync": "off", "synchronous_commit": "on", "full_page_writes": "on"}
-"""A SIGKILL is no power cut: what the kernel has is kept. It has the log of a commit before that is answered."""
+"""A SIGKILL is no power cut: what the kernel has is kept, and it has the log of each answered commit."""
 
 
 @dataclass(frozen=True)
@@ -175,7 +175,7 @@ def arena(forks, **settings):
         server = stack.enter_context(own_server(**{**SETTINGS, **settings}))
         prepare(server.dsn)
         folder = Path(stack.enter_context(tempfile.TemporaryDirectory(prefix="k1s0-")))
-        proxy = stack.enter_context(running_proxy(server.dsn, folder))
+        proxy = stack.enter_context(proxy_before(server.dsn))
         yield Arena(server, proxy, forks, folder)
 
 

@@ -12,6 +12,7 @@ from collections.abc import Callable
 from contextlib import contextmanager, suppress
 from enum import StrEnum
 from pathlib import Path
+from tempfile import TemporaryDirectory
 from urllib.parse import parse_qsl, unquote, urlsplit, urlunsplit
 
 PORT = 5432
@@ -265,3 +266,10 @@ def running_proxy(target: str, folder: Path):
         thread.join(10)
     if proxy.error is not None:
         raise proxy.error
+
+
+@contextmanager
+def proxy_before(target: str):
+    """A proxy with a folder of its own; short, as the path of a socket is limited."""
+    with TemporaryDirectory(prefix="k1s0-") as folder, running_proxy(target, Path(folder)) as proxy:
+        yield proxy
