@@ -22,11 +22,16 @@ from k1s0_event_store import (
     StreamId,
     SyncPostgresEventStore,
 )
+from k1s0_event_store.postgres.copying import copy_in
 from k1s0_event_store.postgres.errors import translate
 from k1s0_event_store.postgres.operations import BY_COPY
 from k1s0_event_store.testing.contract import new_events
 from k1s0_event_store.testing.plugin import database_dsn
 
+GOODBYE = (
+    "SELECT pg_terminate_backend(pid, 60000) FROM pg_stat_activity "
+    "WHERE datname = current_database() AND pid <> pg_backend_pid()"
+)
 ORDER, WARM = StreamId("order", "o-1"), StreamId("order", "warm")
 
 
@@ -96,8 +101,7 @@ async def test_a_connection_that_the_server_said_goodbye_to_is_lost_and_given_to
     """The goodbye has arrived, that the server has hung up has not: asyncpg takes the connection for open."""
     await proxied_store.append(ORDER, new_events(ORDER, 1))
     proxy.linger = True
-    sql("SELECT pg_terminate_backend(pid, 60000) FROM pg_stat_activity "
-        "WHERE datname = current_database() AND pid <> pg_backend_pid()")  # fmt: skip
+    sql(GOODBYE)
     await asyncio.sleep(0.2)
     async with AsyncSession(proxied_store.bind) as session:
         store = proxied_store.within(session) if way == "in a session" else proxied_store
@@ -106,6 +110,26 @@ async def test_a_connection_that_the_server_said_goodbye_to_is_lost_and_given_to
             await store.append(ORDER, events)
     assert lost.value.retryable
     assert await proxied_store.append(ORDER, events) == 1 + len(events)
+    proxy.linger = False
+
+
+@pytest.mark.parametrize("way", ["alone", "in a session"])
+async def test_a_goodbye_of_the_server_before_a_copy_is_a_lost_connection(
+    proxy, proxied_store, sql, monkeypatch, way
+):
+    async def after_a_goodbye(connection, copy):
+        proxy.linger = True
+        sql(GOODBYE)
+        await asyncio.sleep(0.2)
+        return await copy_in(connection, copy)
+
+    events = new_events(ORDER, BY_COPY)
+    async with AsyncSession(proxied_store.bind) as session:
+        store = proxied_store.within(session) if way == "in a session" else proxied_store
+        with monkeypatch.context() as patched, pytest.raises((OutcomeUnknownError, StoreUnavailableError)):
+            patched.setattr("k1s0_event_store.postgres.connection.copy_in", after_a_goodbye)
+            await store.append(ORDER, events)
+    assert await proxied_store.append(ORDER, events) == len(events)
     proxy.linger = False
 
 

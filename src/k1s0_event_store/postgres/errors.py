@@ -96,10 +96,10 @@ def _from_state(state: str, cause: BaseException, message: str, schema: str) -> 
     return DatabaseError(message, state)
 
 
-def is_unusable(error: BaseException) -> bool:
-    """True where asyncpg has lost step with the server.
+def is_out_of_step(error: BaseException) -> bool:
+    """True if asyncpg cannot go on: the server has said goodbye while the connection was idle.
 
-    So it is when the server has said goodbye to a connection that was idle, and its end has not come yet.
+    That its end has not come yet is why the driver takes the connection for open.
     """
     return isinstance(error, asyncpg.InternalClientError)
 
@@ -125,7 +125,7 @@ def _sent_a_password(cause: BaseException) -> bool:
 
 
 def _is_lost(error: BaseException, cause: BaseException) -> bool:
-    if is_unusable(cause):
+    if is_out_of_step(cause):
         return True
     if isinstance(error, sa_exc.DBAPIError):
         return error.connection_invalidated
