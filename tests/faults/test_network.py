@@ -35,7 +35,9 @@ def cut_once(proxy, wanted):
 
 def batch_of(kind, name, version):
     options = KINDS[kind]
-    return Batch(name, kind, ("a", "b")[: options.streams], options.sizes[0], version if options.exact else None)
+    return Batch(
+        name, kind, ("a", "b")[: options.streams], options.sizes[0], version if options.exact else None
+    )
 
 
 @pytest.mark.parametrize("kind", KINDS)
@@ -61,7 +63,9 @@ async def test_an_append_of_any_kind_whose_answer_was_lost_is_settled_once_by_re
 
 
 @pytest.mark.parametrize("weather", WEATHERS)
-async def test_in_any_weather_what_was_acknowledged_is_there_once_and_nothing_by_half(event_store_dsn, weather):
+async def test_in_any_weather_what_was_acknowledged_is_there_once_and_nothing_by_half(
+    event_store_dsn, weather
+):
     prepare(event_store_dsn)
     result = await endure(weather, event_store_dsn, weather.__name__, SEED)
     assert result.wrong == [], f"seed {SEED}"

@@ -126,9 +126,10 @@ async def test_a_goodbye_of_the_server_before_a_copy_is_a_lost_connection(
     events = new_events(ORDER, BY_COPY)
     async with AsyncSession(proxied_store.bind) as session:
         store = proxied_store.within(session) if way == "in a session" else proxied_store
-        with monkeypatch.context() as patched, pytest.raises((OutcomeUnknownError, StoreUnavailableError)):
-            patched.setattr("k1s0_event_store.postgres.connection.copy_in", after_a_goodbye)
+        monkeypatch.setattr("k1s0_event_store.postgres.connection.copy_in", after_a_goodbye)
+        with pytest.raises((OutcomeUnknownError, StoreUnavailableError)):
             await store.append(ORDER, events)
+        monkeypatch.undo()
     assert await proxied_store.append(ORDER, events) == len(events)
     proxy.linger = False
 
