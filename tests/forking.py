@@ -6,14 +6,18 @@ the answers are its process id, "asleep" when it was stopped, and last its exit 
 
 import json
 import os
+import queue
 import signal
 import subprocess
 import sys
+import threading
 import traceback
 from contextlib import suppress
 from pathlib import Path
 
 ROOT = Path(__file__).parents[1]
+WITHIN = 120
+"""Seconds that something may take to be said."""
 
 
 def serve(run):
@@ -58,6 +62,13 @@ class Forks:
             text=True,
             start_new_session=True,
         )
+        self._said = queue.SimpleQueue()
+        self._listener = threading.Thread(target=self._listen)
+        self._listener.start()
+
+    def _listen(self):
+        for line in self._program.stdout:
+            self._said.put(line.strip())
 
     def begin(self, **what):
         """Its process id."""
@@ -67,10 +78,16 @@ class Forks:
 
     def says(self):
         """The next thing that is said of the process; waits for it."""
-        return self._program.stdout.readline().strip()
+        try:
+            return self._said.get(timeout=WITHIN)
+        except queue.Empty:
+            raise AssertionError(f"nothing is said of the process within {WITHIN} s") from None
 
     def end(self):
         """Kill the process, and the program."""
         with suppress(ProcessLookupError):
             os.killpg(self._program.pid, signal.SIGKILL)
-        self._program.communicate()
+        self._program.wait()
+        self._listener.join()
+        self._program.stdin.close()
+        self._program.stdout.close()

@@ -476,18 +476,10 @@ class Workers:
 
     async def begin(self, **what):
         """Its process id."""
-        return await self._patiently(partial(self._forks.begin, **what))
+        return await asyncio.to_thread(self._forks.begin, **what)
 
     async def says(self):
-        return await self._patiently(self._forks.says)
-
-    async def _patiently(self, call):
-        try:
-            async with asyncio.timeout(WITHIN):
-                return await asyncio.to_thread(call)
-        except TimeoutError:
-            self.end()
-            raise
+        return await asyncio.to_thread(self._forks.says)
 
 
 @pytest.fixture(scope="module")

@@ -94,7 +94,8 @@ def look(dsn, published=()):
             business={batch for (batch,) in connection.execute("SELECT batch FROM business")},
         )
     with SyncPostgresEventStore(EventStoreConfig(dsn=dsn)) as store:
-        found.feed = [Event(event.stream_id, event.version, event.event_id) for event in store.read_all()]
+        feed = store.read_all(aggregate_types=[AGGREGATE])
+        found.feed = [Event(event.stream_id, event.version, event.event_id) for event in feed]
     found.published = [
         Event(stream(name), version, UUID(event_id))
         for path in published

@@ -22,15 +22,16 @@ from .clients import WITHIN, Client, Stores, journals, publications
 from .kills import SETTINGS, prepare
 from .servers import own_server
 
-LONGEST_DELAY = 0.005
-CUTS = 25
-APPENDS = 150
+LONGEST_DELAY = 0.002
+CUTS = 15
+APPENDS = 100
+"""Of both there has to be as many before the weather clears up."""
 
 
 def random_cuts(proxy, chooser):
     """Connections end at a random byte: some before they are made, some after half a megabyte."""
     proxy.weather = lambda: Storm(
-        chooser, cut_after=int(10 ** chooser.uniform(1, 5.7)), longest_delay=LONGEST_DELAY / 10
+        chooser, cut_after=int(10 ** chooser.uniform(1, 5.7)), longest_delay=LONGEST_DELAY / 4
     )
 
 

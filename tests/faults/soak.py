@@ -69,9 +69,9 @@ class Limit:
 
 LIMITS = {
     "memory_mb": Limit(0.05, 4),
-    "connections_in_use": Limit(0.2, 2),
+    "connections_in_use": Limit(0.2, 5),
     "files": Limit(0.05, 2),
-    "tasks": Limit(0.2, 4),
+    "tasks": Limit(0.2, 6),
     "backends": Limit(0.0, 2),
     "locks": Limit(0.2, 20),
     "temporary_files": Limit(0.0, 0),
