@@ -14,7 +14,7 @@ import statistics
 import sys
 import tempfile
 import time
-from contextlib import suppress
+from contextlib import aclosing, suppress
 from dataclasses import asdict, dataclass, fields
 from pathlib import Path
 
@@ -148,10 +148,11 @@ class Soak:
     async def _follow(self):
         cursor = await self._stores.store.latest_cursor()
         await asyncio.sleep(0.2)
-        async for event in self._stores.store.read_all(cursor):
-            self.done["read in the feed"] += 1
-            if event.version % 50 == 0:
-                break
+        async with aclosing(self._stores.store.read_all(cursor)) as events:
+            async for event in events:
+                self.done["read in the feed"] += 1
+                if event.version % 50 == 0:
+                    break
 
     async def _cancel(self):
         """Appends that are given up under way, and settled by repeating them."""
