@@ -8,6 +8,7 @@ weather clears up, what was under way is settled, and the audit compares.
 
 import argparse
 import asyncio
+import logging
 import random
 import sys
 import tempfile
@@ -104,6 +105,7 @@ def main():
     parser.add_argument("--rounds", type=int, default=20)
     parser.add_argument("--seed", type=int, default=1)
     asked = parser.parse_args()
+    logging.disable()  # Runners tell of every cut.
     for weather in WEATHERS:
         began, cuts, acknowledged, unknown = time.monotonic(), 0, 0, 0
         for number in range(asked.rounds):
