@@ -1,14 +1,11 @@
 """Relays to Redis as processes of their own, each of which kills itself, or falls asleep, at a chosen step.
 
-The program is loaded once: for each line of its stdin (JSON, what `relay` takes) it forks a process, and says
-its id, then "asleep" when it is, and last its exit code.
+A line of its stdin is what `relay` takes.
 """
 
 import asyncio
-import json
 import os
 import signal
-import sys
 from contextlib import asynccontextmanager
 from dataclasses import replace
 
@@ -24,6 +21,7 @@ from k1s0_event_store import (
     SubscriptionRunner,
 )
 from k1s0_event_store.brokers.redis import RedisPublisher
+from tests.forking import serve
 
 LEASE_SECONDS = 0.3
 BATCH_SIZE = 50
@@ -135,25 +133,9 @@ async def relay(dsn, url, topic, step=None, nth=1, signal=signal.SIGKILL):
         await runner.run_until_caught_up()
 
 
-def main():
-    for line in sys.stdin:
-        if (process := os.fork()) == 0:
-            asyncio.run(relay(**json.loads(line)))
-            os._exit(0)
-        print(process, flush=True)
-        for said in ends_of(process):
-            print(said, flush=True)
-
-
-def ends_of(process):
-    while True:
-        _, status = os.waitpid(process, os.WUNTRACED)
-        if os.WIFSTOPPED(status):
-            yield "asleep"
-        else:
-            yield os.waitstatus_to_exitcode(status)
-            return
+def run(**what):
+    asyncio.run(relay(**what))
 
 
 if __name__ == "__main__":
-    main()
+    serve(run)

@@ -50,6 +50,7 @@ from k1s0_event_store.testing.contract import new_events
 from k1s0_event_store.testing.plugin import _fast_folder
 from k1s0_event_store.testing.publisher_contract import by_key, firsts
 
+from ..forking import Forks
 from . import relay_worker, servers
 from .conftest import LARGEST, running, start_again
 
@@ -465,13 +466,8 @@ class Workers:
     """Relays as processes of their own, one at a time: see relay_worker.py."""
 
     def __init__(self):
-        self._program = subprocess.Popen(
-            [sys.executable, relay_worker.__file__],
-            stdin=subprocess.PIPE,
-            stdout=subprocess.PIPE,
-            text=True,
-            start_new_session=True,
-        )
+        self._forks = Forks(relay_worker.__name__)
+        self.end = self._forks.end
 
     async def run(self, **what):
         """The exit code of a relay."""
@@ -480,22 +476,10 @@ class Workers:
 
     async def begin(self, **what):
         """Its process id."""
-        self._program.stdin.write(f"{json.dumps(what)}\n")
-        self._program.stdin.flush()
-        return int(await self.says())
+        return await asyncio.to_thread(self._forks.begin, **what)
 
     async def says(self):
-        try:
-            async with asyncio.timeout(WITHIN):
-                return (await asyncio.to_thread(self._program.stdout.readline)).strip()
-        except TimeoutError:
-            self.end()
-            raise
-
-    def end(self):
-        with suppress(ProcessLookupError):
-            os.killpg(self._program.pid, signal.SIGKILL)
-        self._program.communicate()
+        return await asyncio.to_thread(self._forks.says)
 
 
 @pytest.fixture(scope="module")

@@ -1,16 +1,12 @@
 """What the tests of the PostgreSQL stores share."""
 
-import shutil
-import tempfile
-from pathlib import Path
-
 import pytest
 from sqlalchemy import create_engine, text
 from sqlalchemy.ext.asyncio import create_async_engine
 
 from k1s0_event_store import EventStoreConfig, PostgresEventStore, SyncPostgresEventStore
 
-from .wire import running_proxy
+from .wire import proxy_before
 
 
 @pytest.fixture
@@ -42,10 +38,8 @@ def sync_app_engine(event_store_dsn):
 @pytest.fixture
 def proxy(event_store_dsn):
     """A proxy in front of the test's database."""
-    folder = tempfile.mkdtemp(prefix="k1s0-")  # short: the path of a socket is limited
-    with running_proxy(event_store_dsn, Path(folder)) as proxy:
+    with proxy_before(event_store_dsn) as proxy:
         yield proxy
-    shutil.rmtree(folder)
 
 
 @pytest.fixture

@@ -11,6 +11,7 @@ from sqlalchemy import exc as sa_exc
 from sqlalchemy.engine.interfaces import Dialect
 from sqlalchemy.ext.asyncio import AsyncConnection
 
+from k1s0_event_store.postgres.errors import is_out_of_step
 from k1s0_event_store.postgres.statements import Copy
 
 
@@ -22,7 +23,7 @@ async def copy_in(connection: AsyncConnection, copy: Copy) -> int:
             return await _copy_by_asyncpg(driver, copy)
         return await _copy_by_psycopg(driver, copy)
     except Exception as exc:
-        is_lost = _is_closed(driver)
+        is_lost = _is_closed(driver) or is_out_of_step(exc)
         if is_lost:
             await connection.invalidate(exc)
         _raise_as_sqlalchemy(exc, connection.dialect, is_lost)

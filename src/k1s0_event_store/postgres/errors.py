@@ -47,7 +47,7 @@ class RowsDroppedError(DatabaseError):
     """SQLSTATE 22012, which our own append raises when a trigger or rule swallowed an event."""
 
 
-_ASYNCPG_ERRORS: Final = (asyncpg.PostgresError, asyncpg.InterfaceError)
+_ASYNCPG_ERRORS: Final = (asyncpg.PostgresError, asyncpg.InterfaceError, asyncpg.InternalClientError)
 _AUTHENTICATION: Final = frozenset({"28000", "28P01", "3D000"})
 _SCHEMA: Final = frozenset({"42P01", "42703", "3F000", "42883", "42704", "42P10"})
 _LOST: Final = frozenset({"57P01", "57P02", "57P05"})
@@ -65,7 +65,7 @@ def translate(error: BaseException, schema: str, *, connecting: bool = False) ->
         return StoreUnavailableError(f"PostgreSQL does not take connections: {message}")
     if connecting and (state is None or state.startswith("08")) and _is_database_error(error, cause):
         return StoreUnavailableError(f"PostgreSQL cannot be reached: {message}")
-    if state in _LOST or (state or "").startswith("08") or _is_lost(error):
+    if state in _LOST or (state or "").startswith("08") or _is_lost(error, cause):
         return ConnectionLostError(f"the connection to PostgreSQL broke: {message}")
     if state is not None:
         return _from_state(state, cause, message, schema)
@@ -96,6 +96,14 @@ def _from_state(state: str, cause: BaseException, message: str, schema: str) -> 
     return DatabaseError(message, state)
 
 
+def is_out_of_step(error: BaseException) -> bool:
+    """True if asyncpg cannot go on: the server has said goodbye while the connection was idle.
+
+    That its end has not come yet is why the driver takes the connection for open.
+    """
+    return isinstance(error, asyncpg.InternalClientError)
+
+
 def _driver_error(error: BaseException) -> BaseException:
     """The driver's own exception: under SQLAlchemy's, and under its asyncpg adapter's."""
     cause = error
@@ -116,7 +124,9 @@ def _sent_a_password(cause: BaseException) -> bool:
     return bool(getattr(getattr(cause, "pgconn", None), "used_password", False))
 
 
-def _is_lost(error: BaseException) -> bool:
+def _is_lost(error: BaseException, cause: BaseException) -> bool:
+    if is_out_of_step(cause):
+        return True
     if isinstance(error, sa_exc.DBAPIError):
         return error.connection_invalidated
     return isinstance(error, asyncpg.InterfaceError | OSError)
