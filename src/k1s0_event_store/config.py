@@ -167,7 +167,7 @@ def is_url(url: str) -> bool:
     user, _, hosts = split.netloc.rpartition("@")
     return (
         all(_HOST.fullmatch(host) for host in hosts.split(","))
-        and not set("[]") & set(user)
+        and not set("@[]") & set(user)
         and "@" not in split.path
         and "#" not in url
         and all("=" in part for part in _query_parts(split))

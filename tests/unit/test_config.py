@@ -67,6 +67,7 @@ def test_a_postgresql_url_is_taken_as_it_is(scheme, rest):
         ("postgresql://u:12#secret@h/db", "quoted"),
         ("postgresql://u:12?secret@h/db", "quoted"),
         ("postgresql://u:[secret@h/db", "quoted"),
+        ("postgresql://u:1@secret@h/db", "quoted"),  # drivers take the host to begin at the first @
         ("postgresql://u:secret\ud800@h/db", "no valid URL"),
         ("postgresql://u:secret@h/db?sslmode", "key=value"),
     ],
