@@ -109,7 +109,7 @@ APPENDS = {
         "lost",
         (
             (("append_one",), "version / (SELECT count(*) FROM inserted)", "version"),
-            (("append_one",), "FROM moved\n    RETURNING", "FROM moved WHERE version % 5 > 0\n    RETURNING"),
+            (("append_one",), "FROM moved\n    RETURNING", "FROM moved WHERE version % 3 > 0\n    RETURNING"),
         ),
     ),
 }  # fmt: skip
