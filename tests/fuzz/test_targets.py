@@ -9,7 +9,7 @@ from hypothesis import strategies as st
 from .run import CORPUS
 from .targets import TARGETS
 
-SLOW = {"command_line": 60, "place_of_export": 100}
+SLOW = {"command_line": 30, "place_of_export": 100, "dsn": 120}
 EXAMPLES = 250
 
 
