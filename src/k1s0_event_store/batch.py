@@ -9,7 +9,7 @@ from datetime import datetime
 from uuid import UUID
 
 from k1s0_event_store.envelope import EventEnvelope, StreamId
-from k1s0_event_store.exceptions import DuplicateEventError, InvalidEventError, InvalidInputError
+from k1s0_event_store.exceptions import DuplicateEventError, InvalidEventError, InvalidInputError, shown
 from k1s0_event_store.jsontext import encode
 
 
@@ -43,7 +43,7 @@ def check_stream_id(stream_id: object) -> StreamId:
     """Return `stream_id` if it is one, else raise InvalidInputError."""
     if not isinstance(stream_id, StreamId):
         raise InvalidInputError(
-            f"stream_id must be a StreamId(aggregate_type=..., aggregate_id=...), not {stream_id!r}"
+            f"stream_id must be a StreamId(aggregate_type=..., aggregate_id=...), not {shown(stream_id)}"
         )
     return stream_id
 

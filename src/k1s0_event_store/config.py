@@ -3,14 +3,14 @@
 from __future__ import annotations
 
 import ipaddress
-import math
 import re
 from collections.abc import Mapping
 from dataclasses import dataclass, field, fields
+from sys import float_info
 from typing import Any, Final, Self
 from urllib.parse import SplitResult, quote, unquote
 
-from k1s0_event_store.exceptions import ConfigurationError
+from k1s0_event_store.exceptions import ConfigurationError, shown
 
 DEFAULT_SCHEMA: Final = "eventstore"
 
@@ -29,6 +29,8 @@ _LEAST: Final = {
     "max_overflow": -1,
     "pool_recycle": -1,
 }
+_TOO_MANY: Final = 2**63
+"""Of anything; Python cannot even print a number of thousands of digits."""
 _MASK: Final = "***"
 
 
@@ -167,7 +169,7 @@ def is_url(url: str) -> bool:
     user, _, hosts = split.netloc.rpartition("@")
     return (
         all(_HOST.fullmatch(host) for host in hosts.split(","))
-        and not set("[]") & set(user)
+        and not set("@[]") & set(user)
         and "@" not in split.path
         and "#" not in url
         and all("=" in part for part in _query_parts(split))
@@ -196,15 +198,15 @@ def _mask_parameter(part: str) -> str:
 def check_schema(schema: object) -> str:
     """Return `schema` if PostgreSQL takes it as a quoted name, else raise ConfigurationError."""
     if not isinstance(schema, str) or not schema:
-        raise ConfigurationError(f"schema must be a string that is not empty, not {schema!r}")
+        raise ConfigurationError(f"schema must be a string that is not empty, not {shown(schema)}")
     try:
         length = len(schema.encode())
     except UnicodeEncodeError:
-        raise ConfigurationError(f"schema must be Unicode text, not {schema!r}") from None
+        raise ConfigurationError(f"schema must be Unicode text, not {shown(schema)}") from None
     if length > 63 or "\x00" in schema:
-        raise ConfigurationError(f"schema must have at most 63 bytes and no NUL: {schema!r}")
+        raise ConfigurationError(f"schema must have at most 63 bytes and no NUL: {shown(schema)}")
     if schema.startswith("pg_") or schema == "information_schema":
-        raise ConfigurationError(f"schema {schema!r} is reserved by PostgreSQL; choose another name")
+        raise ConfigurationError(f"schema {shown(schema)} is reserved by PostgreSQL; choose another name")
     return schema
 
 
@@ -219,20 +221,20 @@ def _check_type(name: str, value: object, kind: type, wanted: str) -> None:
 
 
 def _check_whole_number(name: str, value: object, least: int) -> None:
-    if isinstance(value, bool) or not isinstance(value, int) or value < least:
-        raise ConfigurationError(f"{name} must be a whole number of at least {least}, not {value!r}")
+    if isinstance(value, bool) or not isinstance(value, int) or not least <= value < _TOO_MANY:
+        raise ConfigurationError(f"{name} must be a whole number of at least {least}, not {shown(value)}")
 
 
 def _check_seconds(name: str, value: object) -> None:
-    if isinstance(value, bool) or not isinstance(value, int | float) or not 0 <= value < math.inf:
-        raise ConfigurationError(f"{name} must be seconds from 0 on, not {value!r}")
+    if isinstance(value, bool) or not isinstance(value, int | float) or not 0 <= value <= float_info.max:
+        raise ConfigurationError(f"{name} must be seconds from 0 on, not {shown(value)}")
 
 
 def _parse_int(name: str, value: str) -> int:
     try:
         return int(value)
     except ValueError:
-        raise ConfigurationError(f"{name} must be a whole number, not {value!r}") from None
+        raise ConfigurationError(f"{name} must be a whole number, not {shown(value)}") from None
 
 
 def _dsn_from_section(section: Mapping[str, Any]) -> str | None:
@@ -250,12 +252,19 @@ def _dsn_from_parts(parts: Mapping[str, Any]) -> str:
     missing = {"host", "name"} - parts.keys()
     if missing:
         raise ConfigurationError(f"the database's {' and '.join(sorted(missing))} must be given")
-    text = {key: quote(str(value), safe="") for key, value in parts.items()}
+    text = {key: _quoted(key, value) for key, value in parts.items()}
     login = text.get("user", "") + (f":{text['password']}" if "password" in text else "")
     at = "@" if login else ""
     query = f"?sslmode={text['ssl_mode']}" if "ssl_mode" in text else ""
     host, port = _host(str(parts["host"])), _port(parts.get("port", 5432))
     return f"postgresql://{login}{at}{host}:{port}/{text['name']}{query}"
+
+
+def _quoted(name: str, value: object) -> str:
+    try:
+        return quote(str(value), safe="")
+    except (ValueError, RecursionError):  # it may be the password: it is not shown
+        raise ConfigurationError(f"the database's {name} cannot be part of a URL") from None
 
 
 def _host(host: str) -> str:
@@ -268,5 +277,5 @@ def _host(host: str) -> str:
 def _port(port: object) -> int:
     number = _parse_int("port", str(port))
     if not 0 < number < 65536:
-        raise ConfigurationError(f"port must be from 1 to 65535, not {port!r}")
+        raise ConfigurationError(f"port must be from 1 to 65535, not {shown(port)}")
     return number

@@ -11,7 +11,7 @@ from enum import Enum
 from typing import Any, Final, Literal, Self, TypeAlias, TypedDict
 from uuid import UUID, SafeUUID
 
-from k1s0_event_store.exceptions import CorruptDataError, InvalidInputError
+from k1s0_event_store.exceptions import CorruptDataError, InvalidInputError, shown
 from k1s0_event_store.jsontext import decode, decode_plain, encode
 
 MAX_NAME_LENGTH: Final = 255
@@ -46,15 +46,8 @@ class EventVersion(int):
 def check_version(value: object, what: str) -> int:
     """Return `value` if it is a whole number from 0 to 2**63 - 1, else raise InvalidInputError."""
     if isinstance(value, bool) or not isinstance(value, int) or not 0 <= value <= MAX_VERSION:
-        raise InvalidInputError(f"{what} must be a whole number from 0 to 2**63 - 1, not {_shown(value)}")
+        raise InvalidInputError(f"{what} must be a whole number from 0 to 2**63 - 1, not {shown(value)}")
     return value
-
-
-def _shown(value: object) -> str:
-    """`value` for a message; Python refuses to print a number of thousands of digits."""
-    if isinstance(value, int) and value.bit_length() > 1000:
-        return f"a number of {value.bit_length()} bits"
-    return repr(value)
 
 
 def check_expected_version(value: object) -> ExpectedVersion:
@@ -85,7 +78,7 @@ def _check_unusual_name(value: str, what: str) -> str:
     if not 0 < len(value) <= MAX_NAME_LENGTH:
         raise InvalidInputError(f"{what} must have 1 to {MAX_NAME_LENGTH} characters, not {len(value)}")
     if "\x00" in value or not _is_unicode(value):
-        raise InvalidInputError(f"{what} must not hold NUL or lone surrogates: {value!r}")
+        raise InvalidInputError(f"{what} must not hold NUL or lone surrogates: {shown(value)}")
     return value
 
 
@@ -195,11 +188,11 @@ class EventEnvelope:
         position: int | None = None,
     ) -> None:
         if not isinstance(stream_id, StreamId):
-            raise InvalidInputError(f"stream_id must be a StreamId, not {stream_id!r}")
+            raise InvalidInputError(f"stream_id must be a StreamId, not {shown(stream_id)}")
         if metadata is not None and not isinstance(metadata, Mapping):
             raise InvalidInputError(f"metadata must be a mapping, not {type(metadata).__name__}")
         if event_id is not None and not isinstance(event_id, UUID):
-            raise InvalidInputError(f"event_id must be a uuid.UUID, not {event_id!r}")
+            raise InvalidInputError(f"event_id must be a uuid.UUID, not {shown(event_id)}")
         fields = {
             "stream_id": stream_id,
             "event_type": check_name(event_type, "event_type"),
@@ -220,11 +213,13 @@ class EventEnvelope:
 def as_utc(value: object) -> datetime:
     """Return `value` in UTC if it is a timezone-aware time, else raise InvalidInputError."""
     if not isinstance(value, datetime) or value.utcoffset() is None:
-        raise InvalidInputError(f"occurred_at must be a timezone-aware datetime, not {value!r}")
+        raise InvalidInputError(f"occurred_at must be a timezone-aware datetime, not {shown(value)}")
     try:
         return value.astimezone(UTC)
     except OverflowError:
-        raise InvalidInputError(f"occurred_at must be in the years 1 to 9999 in UTC, not {value!r}") from None
+        raise InvalidInputError(
+            f"occurred_at must be in the years 1 to 9999 in UTC, not {shown(value)}"
+        ) from None
 
 
 class StoredFields(TypedDict):

@@ -394,3 +394,15 @@ class DatabaseError(EventStoreError):
     def __init__(self, message: str, sqlstate: str | None = None) -> None:
         self.sqlstate = sqlstate
         super().__init__(message)
+
+
+def shown(value: object) -> str:
+    """A value that was refused, for a message: cut, and what cannot be printed by its type."""
+    if isinstance(value, int) and value.bit_length() > 1000:
+        return f"a number of {value.bit_length()} bits"
+    try:
+        return f"{value!r:.200}"
+    except (
+        Exception
+    ):  # a number of thousands of digits, a list inside itself a thousand times, or its own code
+        return f"{type(value).__name__} that cannot be printed"

@@ -14,7 +14,7 @@ from functools import cached_property
 from typing import Final, Self
 
 from k1s0_event_store.envelope import EventEnvelope, check_name
-from k1s0_event_store.exceptions import InvalidInputError
+from k1s0_event_store.exceptions import InvalidInputError, shown
 from k1s0_event_store.garbage import CollectionPaused
 
 FIRST_PAGE: Final = 100
@@ -37,7 +37,7 @@ class Cursor:
 
     def __post_init__(self) -> None:
         if not isinstance(self.text, str) or not 0 < len(self.text) <= _LONGEST_CURSOR:
-            raise InvalidInputError(f"a cursor is the text of an earlier one, not {self.text!r:.200}")
+            raise InvalidInputError(f"a cursor is the text of an earlier one, not {shown(self.text)}")
 
     def __str__(self) -> str:
         return self.text
@@ -71,7 +71,7 @@ def _names(names: Sequence[str] | None, what: str) -> tuple[str, ...] | None:
     if names is None:
         return None
     if isinstance(names, str) or not isinstance(names, Sequence | set | frozenset):
-        raise InvalidInputError(f"{what} must be a list of names, not {names!r}")
+        raise InvalidInputError(f"{what} must be a list of names, not {shown(names)}")
     return tuple(check_name(name, f"every one of {what}") for name in names)
 
 
@@ -247,10 +247,10 @@ def check_page(after: object, limit: object, until: object) -> None:
         if cursor is not None:
             check_cursor(cursor)
     if isinstance(limit, bool) or not isinstance(limit, int) or not 0 < limit <= 100_000:
-        raise InvalidInputError(f"limit must be a number of events from 1 to 100,000, not {limit!r}")
+        raise InvalidInputError(f"limit must be a number of events from 1 to 100,000, not {shown(limit)}")
 
 
 def check_cursor(cursor: object) -> None:
     """Check that it is a cursor; raises InvalidInputError."""
     if not isinstance(cursor, Cursor):
-        raise InvalidInputError(f"a place in the feed is a Cursor, not {cursor!r:.200}")
+        raise InvalidInputError(f"a place in the feed is a Cursor, not {shown(cursor)}")

@@ -8,7 +8,7 @@ from datetime import datetime
 from typing import Any
 
 from k1s0_event_store.envelope import check_name
-from k1s0_event_store.exceptions import InvalidInputError
+from k1s0_event_store.exceptions import InvalidInputError, shown
 
 
 class Inbox(ABC):
@@ -55,5 +55,5 @@ def check_message_id(message_id: object) -> str:
 def check_before(before: object) -> datetime:
     """Return `before` if it is a time, else raise InvalidInputError."""
     if not isinstance(before, datetime) or before.utcoffset() is None:
-        raise InvalidInputError(f"before must be a timezone-aware datetime, not {before!r}")
+        raise InvalidInputError(f"before must be a timezone-aware datetime, not {shown(before)}")
     return before

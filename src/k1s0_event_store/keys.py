@@ -12,7 +12,7 @@ from uuid import uuid4
 from k1s0_event_store.cipher import KEY_BYTES, check_available, decrypt, encrypt, new_key
 from k1s0_event_store.closing import AsyncClosing
 from k1s0_event_store.envelope import check_name
-from k1s0_event_store.exceptions import ConfigurationError, CorruptDataError, InvalidInputError
+from k1s0_event_store.exceptions import ConfigurationError, CorruptDataError, InvalidInputError, shown
 
 
 @dataclass(frozen=True, slots=True)
@@ -108,9 +108,9 @@ class WrappingKeys:
             )
         for name, secret in self.keys.items():
             _check_wrapping_key(name, secret)
-        if self.current not in self.keys:
+        if not isinstance(self.current, str) or self.current not in self.keys:
             raise ConfigurationError(
-                f"there is no wrapping key {self.current!r}: give it in keys, or name another"
+                f"there is no wrapping key {shown(self.current)}: give it in keys, or name another"
             )
         object.__setattr__(self, "keys", MappingProxyType(dict(self.keys)))
 
@@ -145,6 +145,6 @@ def _check_wrapping_key(name: object, secret: object) -> None:
         raise ConfigurationError(str(exc)) from None
     if not isinstance(secret, bytes) or len(secret) != KEY_BYTES:
         raise ConfigurationError(
-            f"the wrapping key {name!r} must be {KEY_BYTES} bytes; make one with "
+            f"the wrapping key {shown(name)} must be {KEY_BYTES} bytes; make one with "
             f"secrets.token_bytes({KEY_BYTES})"
         )

@@ -10,7 +10,7 @@ from typing import Any, Final
 from uuid import NAMESPACE_URL, UUID, uuid5
 
 from k1s0_event_store.envelope import EventEnvelope, StreamId, check_name, new_event_id
-from k1s0_event_store.exceptions import CorruptDataError, InvalidInputError
+from k1s0_event_store.exceptions import CorruptDataError, InvalidInputError, shown
 
 OUTBOX: Final = "$outbox"
 """The aggregate type of messages that are no events."""
@@ -27,7 +27,7 @@ def check_topic(topic: object) -> str:
     if not isinstance(topic, str) or not _TOPIC.fullmatch(topic):
         raise InvalidInputError(
             "a topic is 1 to 249 ASCII letters, digits, '.', '_' and '-', and begins with a letter or digit: "
-            f"{topic!r}"
+            f"{shown(topic)}"
         )
     return topic
 
@@ -52,7 +52,7 @@ class Message:
         check_topic(self.topic)
         if not isinstance(self.key, str) or not 0 < len(self.key) <= _LONGEST_KEY:
             raise InvalidInputError(
-                f"a message's key must be 1 to {_LONGEST_KEY} characters, not {self.key!r:.200}"
+                f"a message's key must be 1 to {_LONGEST_KEY} characters, not {shown(self.key)}"
             )
         check_name(self.message_id, "a message's id")
         check_name(self.content_type, "a message's content type")
@@ -68,7 +68,7 @@ def _check_pairs(pairs: object, what: str) -> None:
     if not isinstance(pairs, Mapping) or not all(
         isinstance(name, str) and name and isinstance(value, str) for name, value in pairs.items()
     ):
-        raise InvalidInputError(f"{what} must be a mapping of names to strings, not {pairs!r}")
+        raise InvalidInputError(f"{what} must be a mapping of names to strings, not {shown(pairs)}")
 
 
 def as_event(message: Message) -> EventEnvelope:

@@ -22,7 +22,7 @@ from pydantic_core.core_schema import (
 )
 
 from k1s0_event_store.envelope import check_name
-from k1s0_event_store.exceptions import ConfigurationError
+from k1s0_event_store.exceptions import ConfigurationError, shown
 from k1s0_event_store.jsontext import encode
 
 SEALING: Final = {"k1s0_sealing": True}
@@ -53,12 +53,12 @@ class Personal:
     def __post_init__(self) -> None:
         if not isinstance(self.subject, str) or not self.subject:
             raise ConfigurationError(
-                f"Personal() needs the name of the field with the subject's id, not {self.subject!r}"
+                f"Personal() needs the name of the field with the subject's id, not {shown(self.subject)}"
             )
         try:
             encode(self.forgotten)
         except ValueError as exc:
-            raise ConfigurationError(f"forgotten={self.forgotten!r} is {exc}") from exc
+            raise ConfigurationError(f"forgotten={shown(self.forgotten)} is {exc}") from exc
 
     def __get_pydantic_core_schema__(self, source: Any, handler: GetCoreSchemaHandler) -> CoreSchema:
         plain: dict[str, Any] = {**handler(source)}

@@ -25,7 +25,7 @@ from k1s0_event_store.envelope import (
     StreamId,
     check_version,
 )
-from k1s0_event_store.exceptions import InvalidInputError
+from k1s0_event_store.exceptions import InvalidInputError, shown
 from k1s0_event_store.feed import (
     EVERYTHING,
     LARGEST_PAGE,
@@ -408,4 +408,4 @@ def check_wait(wait: object) -> None:
     if wait is not None and (
         isinstance(wait, bool) or not isinstance(wait, int | float) or not 0 <= wait < 2e6
     ):
-        raise InvalidInputError(f"wait must be seconds from 0 on, or None, not {wait!r}")
+        raise InvalidInputError(f"wait must be seconds from 0 on, or None, not {shown(wait)}")

@@ -9,7 +9,7 @@ from contextlib import AbstractAsyncContextManager, nullcontext
 from dataclasses import dataclass, replace
 from datetime import datetime
 from enum import StrEnum
-from math import inf
+from sys import float_info
 from time import monotonic
 from typing import Any, ClassVar, Final, Self
 
@@ -20,6 +20,7 @@ from k1s0_event_store.exceptions import (
     ConfigurationError,
     SubscriptionNotFoundError,
     WaitTimeoutError,
+    shown,
 )
 from k1s0_event_store.feed import Cursor, EventFilter
 from k1s0_event_store.metadata import caused_by
@@ -49,8 +50,7 @@ class FailurePolicy:
     is_transient: Callable[[Exception], bool] | None = None
 
     def __post_init__(self) -> None:
-        if isinstance(self.attempts, bool) or not isinstance(self.attempts, int) or self.attempts < 1:
-            raise ConfigurationError(f"attempts must be a number from 1 on, not {self.attempts!r}")
+        _check_number(self.attempts, "attempts", 1, 2**63 - 1)
         _check_seconds(self.wait, "wait")
         _check_seconds(self.longest_wait, "longest_wait")
         if self.wait > self.longest_wait:
@@ -74,7 +74,8 @@ class Handler:
         call = getattr(handler, "handle_batch" if is_batch else "handle", handler)
         if isinstance(handler, type) or not callable(call):
             raise ConfigurationError(
-                f"a handler is an async function, or an object with handle or handle_batch, not {handler!r}"
+                "a handler is an async function, or an object with handle or handle_batch, "
+                f"not {shown(handler)}"
             )
         return cls(call, batch or is_batch, side_effect)
 
@@ -206,13 +207,15 @@ def check_subscription_name(name: str) -> str:
 
 def _check_number(value: int, what: str, least: int, most: int) -> int:
     if isinstance(value, bool) or not isinstance(value, int) or not least <= value <= most:
-        raise ConfigurationError(f"{what} must be a whole number from {least:,} to {most:,}, not {value!r}")
+        raise ConfigurationError(
+            f"{what} must be a whole number from {least:,} to {most:,}, not {shown(value)}"
+        )
     return value
 
 
 def _check_seconds(value: float, what: str) -> float:
-    if isinstance(value, bool) or not isinstance(value, int | float) or not 0 <= value < inf:
-        raise ConfigurationError(f"{what} must be seconds from 0 on, not {value!r}")
+    if isinstance(value, bool) or not isinstance(value, int | float) or not 0 <= value <= float_info.max:
+        raise ConfigurationError(f"{what} must be seconds from 0 on, not {shown(value)}")
     return value
 
 

@@ -295,7 +295,15 @@ async def test_another_store_than_the_one_it_was_begun_with_is_refused(interrupt
         await export_events(other, path, resume=True)
 
 
-@pytest.mark.parametrize("damage", ["{", '{"bytes": 1}', "[]", "3"])
+DAMAGED_NOTES = {
+    "cut": "{", "other fields": '{"bytes": 1}', "a list": "[]", "a number": "3", "deep": "[" * 100_000,
+    "a negative size": '{"selection": {}, "until": "7", "size": -5}',
+    "a size of text": '{"selection": {}, "until": "7", "size": "x"}',
+    "an end of another type": '{"selection": {}, "until": 7}',
+}  # fmt: skip
+
+
+@pytest.mark.parametrize("damage", DAMAGED_NOTES.values(), ids=DAMAGED_NOTES)
 async def test_a_damaged_note_of_the_place_is_refused(interrupted, damage):
     store, path = interrupted
     path.with_name("events.jsonl.place").write_text(damage)

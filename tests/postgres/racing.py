@@ -1,12 +1,15 @@
 """Writers that race, readers of the feed, and what a reader can have done wrong."""
 
 import asyncio
+import copy
 import random
 from contextlib import suppress
+from dataclasses import fields, replace
 
 from sqlalchemy import text
 
 from k1s0_event_store import ConcurrencyError, Cursor, EventEnvelope, PostgresEventStore, StreamId
+from k1s0_event_store.postgres.statements import Appends
 from k1s0_event_store.testing.contract import new_events
 
 SEED = 2026
@@ -167,3 +170,37 @@ class Writer:
             for name in self.draw(2):
                 await transaction.append(name)
             await transaction.rollback()
+
+
+class Interrupted:
+    """A runner with something else happening after one statement."""
+
+    def __init__(self, runner, statement):
+        self._runner, self._statement = runner, statement
+        self.call = None
+
+    async def fetch(self, query):
+        rows = await self._runner.fetch(query)
+        if query.statement is self._statement and self.call is not None:
+            call, self.call = self.call, None
+            await call()
+        return rows
+
+
+def mutated(statements, names, old, new):
+    """A copy of `statements` with `old` replaced in some of them; of appends wherever it stands."""
+    changed = copy.copy(statements)
+    new = new.replace("{events}", '"eventstore".events').replace("{streams}", '"eventstore".streams')
+    for name in names:
+        before = getattr(statements, name)
+        after = _mutated(before, old, new)
+        assert after != before
+        setattr(changed, name, after)
+    return changed
+
+
+def _mutated(statement, old, new):
+    if isinstance(statement, Appends):
+        kinds = {field.name: _mutated(getattr(statement, field.name), old, new) for field in fields(Appends)}
+        return Appends(**kinds)
+    return replace(statement, dollar=statement.dollar.replace(old, new))

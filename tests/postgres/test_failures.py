@@ -159,6 +159,29 @@ async def test_an_unreachable_server_is_told_from_a_refused_login(event_store_se
             assert "secret" not in str(unreachable.value)
 
 
+@pytest.mark.parametrize(
+    "place",
+    [
+        "127.0.0.1:99999/db",
+        "127.0.0.1:1,,127.0.0.1:1/db",
+        "%00:1/db",
+        "[%zz]:1/db",
+        "a..b:1/db",
+        f"{'a' * 70}:1/db",
+        "127.0.0.1:1/db?sslmode=verify-full&sslrootcert=%00",
+        "127.0.0.1:1/db?connect_timeout=soon",
+    ],
+)
+async def test_a_dsn_that_a_driver_stumbles_over_is_an_error_of_ours(place):
+    config = EventStoreConfig(dsn=f"postgresql://u:secret@{place}", connect_timeout=5)
+    with pytest.raises(ConfigurationError) as refused:
+        async with PostgresEventStore(config) as store:
+            await store.exists(ORDER)
+    assert "secret" not in str(refused.value)
+    with pytest.raises((ConfigurationError, StoreUnavailableError)), SyncPostgresEventStore(config) as store:
+        store.exists(ORDER)
+
+
 async def test_a_missing_database_or_role_is_a_refused_login(event_store_server):
     missing = database_dsn(event_store_server, "no_such_database")
     stranger = event_store_server.replace("postgres@", "no_such_role@", 1)

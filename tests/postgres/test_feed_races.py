@@ -11,7 +11,19 @@ import pytest
 from k1s0_event_store import EventEnvelope, EventStoreConfig, InvalidInputError, PostgresEventStore
 from k1s0_event_store.testing.contract import events_of, new_events, read_pages
 
-from .racing import STEPS, WRITERS, Reader, Transaction, Writer, faults, follow, ids, stream
+from .racing import (
+    STEPS,
+    WRITERS,
+    Interrupted,
+    Reader,
+    Transaction,
+    Writer,
+    faults,
+    follow,
+    ids,
+    mutated,
+    stream,
+)
 
 
 @pytest.fixture
@@ -62,21 +74,6 @@ class Stage:
     def after_look(self, call):
         """Do this between the next look at the server and the page that follows."""
         self._runner.call = call
-
-
-class Interrupted:
-    """A runner with something else happening after one statement."""
-
-    def __init__(self, runner, statement):
-        self._runner, self._statement = runner, statement
-        self.call = None
-
-    async def fetch(self, query):
-        rows = await self._runner.fetch(query)
-        if query.statement is self._statement and self.call is not None:
-            call, self.call = self.call, None
-            await call()
-        return rows
 
 
 async def play(scene, store, sql, limit, statements=None, reader=Reader):
@@ -262,17 +259,6 @@ MUTANTS = {
         "twice",
     ),
 }
-
-
-def mutated(statements, names, old, new):
-    """A copy of `statements` with `old` replaced in some of them."""
-    changed = copy.copy(statements)
-    new = new.replace("{events}", '"eventstore".events')
-    for name in names:
-        statement = getattr(statements, name)
-        assert old in statement.dollar
-        setattr(changed, name, replace(statement, dollar=statement.dollar.replace(old, new)))
-    return changed
 
 
 def as_standby(statements):

@@ -107,6 +107,10 @@ def test_an_event_type_that_gives_no_topic_is_refused():
         ({"topic": "a b"}, "a topic"),
         ({"topic": "", "tier": "x"}, "a topic"),
         ({"tier": "a b", "domain": "order"}, "a topic"),
+        ({"topic": 5}, "topic must be a string, not int"),
+        ({"topic": None}, "topic must be a string, not NoneType"),
+        ({"tier": 5, "domain": "order"}, "tier must be a string, not int"),
+        ({"tier": "service", "domain": ["order"]}, "domain must be a string, not list"),
     ],
     ids=str,
 )

@@ -67,6 +67,7 @@ def test_a_postgresql_url_is_taken_as_it_is(scheme, rest):
         ("postgresql://u:12#secret@h/db", "quoted"),
         ("postgresql://u:12?secret@h/db", "quoted"),
         ("postgresql://u:[secret@h/db", "quoted"),
+        ("postgresql://u:1@secret@h/db", "quoted"),  # drivers take the host to begin at the first @
         ("postgresql://u:secret\ud800@h/db", "no valid URL"),
         ("postgresql://u:secret@h/db?sslmode", "key=value"),
     ],
@@ -77,6 +78,21 @@ def test_another_dsn_is_refused_and_not_shown(dsn, reason):
     assert isinstance(refused.value, ValueError)
     assert isinstance(refused.value, EventStoreError)
     assert "secret" not in str(refused.value)
+
+
+@pytest.mark.parametrize("part", ["host", "name", "user", "password"])
+@pytest.mark.parametrize("value", ["secret\ud800", 10**5_000], ids=["a lone surrogate", "a huge number"])
+def test_a_part_that_no_url_can_hold_is_refused_and_not_shown(part, value):
+    parts = {"host": "h", "name": "db", "user": "u", part: value}
+    with pytest.raises(ConfigurationError, match=f"^the database's {part} cannot be part of a URL$"):
+        EventStoreConfig.from_mapping(parts)
+
+
+@pytest.mark.parametrize("name", ["pool_size", "snapshot_interval", "pool_timeout", "schema"])
+@pytest.mark.parametrize("sign", [1, -1])
+def test_a_number_that_python_cannot_print_is_refused(name, sign):
+    with pytest.raises(ConfigurationError, match="not a number of 16610 bits"):
+        EventStoreConfig(**{name: sign * 10**5_000})
 
 
 @pytest.mark.parametrize("secret", SECRETS)

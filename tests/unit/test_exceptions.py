@@ -1,6 +1,7 @@
 """The errors: one tree, exported and drawn, with facts that survive pickling."""
 
 import copy
+import functools
 import inspect
 import pickle
 import re
@@ -50,6 +51,31 @@ from k1s0_event_store import (
 
 ORDER = StreamId("order", "o-1")
 IDS = tuple(UUID(int=n) for n in range(1, 6))
+
+DEEP = functools.reduce(lambda inner, _: [inner], range(100_000), [])
+
+
+class Unprintable:
+    def __repr__(self):
+        raise KeyError("no repr")
+
+
+@pytest.mark.parametrize(
+    ("value", "text"),
+    [
+        ("a", "'a'"),
+        ("a" * 1_000, "'" + "a" * 199),
+        (10**5_000, "a number of 16610 bits"),
+        (-(10**5_000), "a number of 16610 bits"),
+        ([10**5_000], "list that cannot be printed"),
+        (DEEP, "list that cannot be printed"),
+        (Unprintable(), "Unprintable that cannot be printed"),
+    ],
+    ids=["short", "long", "huge", "negative and huge", "huge in a list", "deep", "without a repr"],
+)
+def test_whatever_is_refused_can_be_shown(value, text):
+    assert exceptions.shown(value) == text
+
 
 SPECIMENS = [
     (EventStoreError("text"), {}),

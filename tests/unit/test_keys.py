@@ -135,6 +135,7 @@ def test_a_wrapped_key_is_good_for_its_subject_and_id_only(moved):
         ({}, "a", "there is no wrapping key 'a'"),
         ({"a": OLD}, "b", "there is no wrapping key 'b'"),
         ({"a": OLD}, None, "there is no wrapping key None"),
+        ({"a": OLD}, ["a"], r"there is no wrapping key \['a'\]"),
         ({"a": b"short"}, "a", "wrapping key 'a' must be 32 bytes"),
         ({"a": "x" * 32}, "a", "wrapping key 'a' must be 32 bytes"),
         ({"a": OLD, "b": OLD + b"x"}, "a", "wrapping key 'b' must be 32 bytes"),

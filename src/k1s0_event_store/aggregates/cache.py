@@ -10,7 +10,7 @@ from collections.abc import Hashable
 from dataclasses import dataclass
 from uuid import UUID
 
-from k1s0_event_store.exceptions import ConfigurationError
+from k1s0_event_store.exceptions import ConfigurationError, shown
 
 _ENTRY_BYTES = 500
 """What an entry needs besides its state, about."""
@@ -41,7 +41,7 @@ class AggregateCache:
 
     def __init__(self, max_bytes: int = 64_000_000) -> None:
         if isinstance(max_bytes, bool) or not isinstance(max_bytes, int) or max_bytes < 1:
-            raise ConfigurationError(f"max_bytes must be a number of bytes from 1 on, not {max_bytes!r}")
+            raise ConfigurationError(f"max_bytes must be a number of bytes from 1 on, not {shown(max_bytes)}")
         self.max_bytes = max_bytes
         self.bytes = 0
         self._entries: OrderedDict[Hashable, CachedAggregate] = OrderedDict()

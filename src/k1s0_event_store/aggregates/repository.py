@@ -26,7 +26,7 @@ from k1s0_event_store.closing import AsyncClosing
 from k1s0_event_store.envelope import StreamId, check_name
 from k1s0_event_store.events.registry import EventRegistry, Unknown
 from k1s0_event_store.events.typed import TypedEventStore
-from k1s0_event_store.exceptions import ConfigurationError
+from k1s0_event_store.exceptions import ConfigurationError, shown
 from k1s0_event_store.keys import KeyStore
 from k1s0_event_store.snapshot import SnapshotStore
 from k1s0_event_store.store import EventStore, Replay
@@ -260,7 +260,7 @@ def _transactor(
         raise ConfigurationError("a snapshot policy needs a place to keep snapshots: give snapshots=...")
     attempts = options.get("attempts", 10)
     if isinstance(attempts, bool) or not isinstance(attempts, int) or attempts < 1:
-        raise ConfigurationError(f"attempts must be a whole number from 1 on, not {attempts!r}")
+        raise ConfigurationError(f"attempts must be a whole number from 1 on, not {shown(attempts)}")
     typed = TypedEventStore(store, events, keys=options.get("keys"), unknown=options.get("unknown", "error"))
     snapshotting = None
     if snapshots is not None:

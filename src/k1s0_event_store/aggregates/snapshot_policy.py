@@ -11,7 +11,7 @@ from typing import Any
 
 from typing_extensions import is_typeddict
 
-from k1s0_event_store.exceptions import ConfigurationError
+from k1s0_event_store.exceptions import ConfigurationError, shown
 
 
 @dataclass(frozen=True, slots=True)
@@ -43,7 +43,7 @@ class SnapshotPolicy:
 def every(events: int) -> SnapshotPolicy:
     """At the first chance after every so many events of the stream. Raises ConfigurationError."""
     if isinstance(events, bool) or not isinstance(events, int) or events < 1:
-        raise ConfigurationError(f"every() needs a number of events from 1 on, not {events!r}")
+        raise ConfigurationError(f"every() needs a number of events from 1 on, not {shown(events)}")
     return SnapshotPolicy(lambda saved: saved.version // events > saved.version_before // events)
 
 
@@ -52,7 +52,7 @@ def after(*types: type | str) -> SnapshotPolicy:
     classes = tuple(one for one in types if isinstance(one, type) and not is_typeddict(one))
     names = frozenset(one for one in types if isinstance(one, str))
     if not types or len(classes) + len(names) < len(types):
-        raise ConfigurationError(f"after() needs classes or names of event types, not {types!r}")
+        raise ConfigurationError(f"after() needs classes or names of event types, not {shown(types)}")
     return SnapshotPolicy(
         lambda saved: (
             not names.isdisjoint(saved.event_types)
@@ -64,7 +64,7 @@ def after(*types: type | str) -> SnapshotPolicy:
 def slower_than(seconds: float) -> SnapshotPolicy:
     """When loading took longer than that. Raises ConfigurationError."""
     if isinstance(seconds, bool) or not isinstance(seconds, int | float) or not seconds >= 0:
-        raise ConfigurationError(f"slower_than() needs seconds from 0 on, not {seconds!r}")
+        raise ConfigurationError(f"slower_than() needs seconds from 0 on, not {shown(seconds)}")
     return SnapshotPolicy(lambda saved: saved.seconds > seconds)
 
 

@@ -18,7 +18,7 @@ from k1s0_event_store.aggregates.loaded import Loaded
 from k1s0_event_store.aggregates.loader import AggregateLoader
 from k1s0_event_store.aggregates.snapshot_policy import Saved, SnapshotPolicy
 from k1s0_event_store.envelope import StreamId
-from k1s0_event_store.exceptions import AggregateNotFoundError, ConcurrencyError, InvalidInputError
+from k1s0_event_store.exceptions import AggregateNotFoundError, ConcurrencyError, InvalidInputError, shown
 
 S = TypeVar("S")
 Decide = Callable[[Loaded[S]], Awaitable[Sequence[Any]]]
@@ -179,6 +179,6 @@ def _check_moment(version: object, at: object) -> None:
     if version is not None and at is not None:
         raise InvalidInputError("give a version or a time, not both")
     if version is not None and (isinstance(version, bool) or not isinstance(version, int) or version < 1):
-        raise InvalidInputError(f"version must be a whole number from 1 on, not {version!r}")
+        raise InvalidInputError(f"version must be a whole number from 1 on, not {shown(version)}")
     if at is not None and (not isinstance(at, datetime) or at.utcoffset() is None):
-        raise InvalidInputError(f"at must be a timezone-aware datetime, not {at!r}")
+        raise InvalidInputError(f"at must be a timezone-aware datetime, not {shown(at)}")

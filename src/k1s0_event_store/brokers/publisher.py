@@ -14,6 +14,7 @@ from k1s0_event_store.exceptions import (
     MessageRefusedError,
     PublishError,
     StoreClosedError,
+    shown,
 )
 from k1s0_event_store.message import Message
 from k1s0_event_store.publisher import Publisher
@@ -60,7 +61,7 @@ class BrokerPublisher(Publisher):
                 "with special characters in user and password quoted (@ as %40, / as %2F)"
             )
         if isinstance(timeout, bool) or not isinstance(timeout, int | float) or not 0 < timeout < 3600:
-            raise ConfigurationError(f"timeout must be seconds above 0 and below 3600, not {timeout!r}")
+            raise ConfigurationError(f"timeout must be seconds above 0 and below 3600, not {shown(timeout)}")
         self.place = mask_dsn(url)
         self._url = url
         self._timeout = timeout

@@ -12,7 +12,7 @@ from uuid import UUID
 
 from k1s0_event_store.batch import encode_batch
 from k1s0_event_store.envelope import EventEnvelope, StreamId
-from k1s0_event_store.exceptions import InvalidEventError, InvalidInputError
+from k1s0_event_store.exceptions import InvalidEventError, InvalidInputError, shown
 from k1s0_event_store.jsontext import refuse_constant
 
 _NEEDED: Final = ("event_type", "payload")
@@ -69,7 +69,7 @@ def _parsed(parse: Any, fields: dict[str, Any], name: str, wanted: str) -> Any:
     try:
         return None if text is None else parse(text)
     except (ValueError, TypeError, AttributeError):
-        raise InvalidInputError(f"{name} must be {wanted}, not {text!r:.100}") from None
+        raise InvalidInputError(f"{name} must be {wanted}, not {shown(text):.100}") from None
 
 
 class _Reader:

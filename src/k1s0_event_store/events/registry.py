@@ -19,6 +19,7 @@ from k1s0_event_store.exceptions import (
     InvalidInputError,
     RegistryError,
     UnknownEventTypeError,
+    shown,
 )
 from k1s0_event_store.message import OUTBOX
 from k1s0_event_store.personal import SEALING
@@ -258,17 +259,17 @@ def _undecodable(envelope: EventEnvelope, reason: str) -> EventDecodeError:
 def check_unknown(unknown: Unknown) -> Unknown:
     """Return `unknown` if it is a policy; raises InvalidInputError."""
     if unknown not in get_args(Unknown):
-        raise InvalidInputError(f'unknown must be "error", "skip" or "raw", not {unknown!r}')
+        raise InvalidInputError(f'unknown must be "error", "skip" or "raw", not {shown(unknown)}')
     return unknown
 
 
 def _check_names(names: Iterable[str], what: str) -> list[str]:
     if isinstance(names, str) or not isinstance(names, Iterable):
-        raise RegistryError(f"{what} must be a list of names, not {names!r}")
+        raise RegistryError(f"{what} must be a list of names, not {shown(names)}")
     return [check_name(name, f"every one of {what}") for name in names]
 
 
 def _check_version(version: object) -> int:
     if isinstance(version, bool) or not isinstance(version, int) or version < 1:
-        raise RegistryError(f"a schema version is a whole number from 1 on, not {version!r}")
+        raise RegistryError(f"a schema version is a whole number from 1 on, not {shown(version)}")
     return version

@@ -20,6 +20,7 @@ from dataclasses import dataclass
 from typing import Any, Final, Protocol, Self, TypeAlias, TypeVar, cast
 from urllib.parse import parse_qsl, urlencode
 
+import asyncpg
 from sqlalchemy import Connection, Engine, create_engine
 from sqlalchemy.engine.interfaces import Dialect
 from sqlalchemy.ext.asyncio import (
@@ -422,7 +423,8 @@ def create_async_store_engine(config: EventStoreConfig) -> AsyncEngine:
     dsn, given = _asyncpg_dsn(_dsn(config))
     arguments: dict[str, Any] = {
         "dsn": dsn,
-        "timeout": float(given.get("connect_timeout", config.connect_timeout)),
+        "timeout": _seconds(given.get("connect_timeout", config.connect_timeout)),
+        "async_creator_fn": _connect_asyncpg,
     }
     if "application_name" not in given:
         arguments["server_settings"] = {"application_name": config.application_name}
@@ -433,6 +435,31 @@ def create_async_store_engine(config: EventStoreConfig) -> AsyncEngine:
             "prepared_statement_name_func": lambda: "",
         }
     return create_async_engine("postgresql+asyncpg://", connect_args=arguments, **_pool_options(config))
+
+
+async def _connect_asyncpg(**arguments: Any) -> asyncpg.Connection:
+    with _understanding_dsn():
+        return await asyncpg.connect(**arguments)
+
+
+@contextmanager
+def _understanding_dsn() -> Iterator[None]:
+    """What a driver stumbles over in a DSN comes out as ConfigurationError, and never shows the DSN."""
+    try:
+        yield
+    except asyncpg.InterfaceError:  # some of them are ValueErrors, and say what is wrong
+        raise
+    except (ValueError, LookupError, ArithmeticError) as exc:
+        raise ConfigurationError(
+            f"the driver cannot use the DSN ({type(exc).__name__}): look at its hosts, ports and parameters"
+        ) from exc
+
+
+def _seconds(text: float | str) -> float:
+    try:
+        return float(text)
+    except ValueError:
+        raise ConfigurationError(f"connect_timeout in the DSN must be seconds, not {text!r}") from None
 
 
 async def in_transaction(config: EventStoreConfig, work: Callable[[Connection], T]) -> T:
@@ -464,9 +491,12 @@ def create_sync_store_engine(config: EventStoreConfig) -> Engine:
         arguments["connect_timeout"] = max(2, round(config.connect_timeout))
     if config.transaction_pooler:
         arguments["prepare_threshold"] = None
-    return create_engine(
-        "postgresql+psycopg://", creator=lambda: psycopg.connect(dsn, **arguments), **_pool_options(config)
-    )
+
+    def connect() -> Any:
+        with _understanding_dsn():
+            return psycopg.connect(dsn, **arguments)
+
+    return create_engine("postgresql+psycopg://", creator=connect, **_pool_options(config))
 
 
 def _dsn(config: EventStoreConfig) -> str:

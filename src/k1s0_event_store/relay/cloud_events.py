@@ -9,7 +9,7 @@ from typing import Any, Final
 
 from k1s0_event_store.envelope import EventEnvelope, payload_text
 from k1s0_event_store.events.registry import SCHEMA_VERSION
-from k1s0_event_store.exceptions import ConfigurationError
+from k1s0_event_store.exceptions import ConfigurationError, shown
 from k1s0_event_store.jsontext import encode
 from k1s0_event_store.message import Message, check_topic
 from k1s0_event_store.metadata import CAUSATION_ID, CORRELATION_ID
@@ -90,13 +90,16 @@ class CloudEvents:
 
 def _checked(topic: str, given: Mapping[str, str | None]) -> str:
     """The template with `given` filled in; raises ConfigurationError."""
+    for name, text in {"topic": topic, **given}.items():
+        if not isinstance(text, str) and (text is not None or name == "topic"):
+            raise ConfigurationError(f"{name} must be a string, not {type(text).__name__}")
     for place in _PLACE.findall(topic):
         if place not in _PLACES:
             raise ConfigurationError(
                 f"a topic has no {{{place}}}: use {', '.join(map('{{{}}}'.format, _PLACES))}"
             )
         if place in given and not given[place]:
-            raise ConfigurationError(f"the topic {topic!r} needs {place}=...")
+            raise ConfigurationError(f"the topic {shown(topic)} needs {place}=...")
     filled = _PLACE.sub(lambda place: given.get(place[1]) or place[0], topic)
     try:
         check_topic(_PLACE.sub("x", filled))

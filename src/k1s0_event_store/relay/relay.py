@@ -6,7 +6,7 @@ from collections.abc import Awaitable, Callable, Sequence
 from typing import Any, TypeAlias
 
 from k1s0_event_store.envelope import EventEnvelope
-from k1s0_event_store.exceptions import BrokerUnavailableError, ConfigurationError, StoreClosedError
+from k1s0_event_store.exceptions import BrokerUnavailableError, ConfigurationError, StoreClosedError, shown
 from k1s0_event_store.message import Message, from_event, is_enqueued
 from k1s0_event_store.publisher import Publisher
 from k1s0_event_store.subscription import FailurePolicy, Subscriber
@@ -45,9 +45,9 @@ class Relay(Subscriber):
         **options: Any,
     ) -> None:
         if not isinstance(publisher, Publisher):
-            raise ConfigurationError(f"a relay needs a Publisher, not {publisher!r}")
+            raise ConfigurationError(f"a relay needs a Publisher, not {shown(publisher)}")
         if to_message is not None and not callable(to_message):
-            raise ConfigurationError(f"to_message must be a function of an event, not {to_message!r}")
+            raise ConfigurationError(f"to_message must be a function of an event, not {shown(to_message)}")
         self._publisher = publisher
         self._to_message = to_message
         self._enqueued = enqueued

@@ -217,14 +217,21 @@ class _Reading:
         """From the place of the checkpoint to the end that was fixed."""
         if selection.stream_id is None:
             return _FeedReading.after(store, selection.aggregate_types, checkpoint)
-        first = int(checkpoint.after or 0) + 1
-        return cls(store.stream(selection.stream_id, first, int(checkpoint.until)))
+        first = _version(checkpoint.after or "0") + 1
+        return cls(store.stream(selection.stream_id, first, _version(checkpoint.until)))
 
     def place(self, last: EventEnvelope) -> str:
         return str(last.version)
 
     async def close(self) -> None:
         """Leave nothing under way."""
+
+
+def _version(noted: str) -> int:
+    try:
+        return int(noted)
+    except ValueError:
+        raise TransferError("the place of the export that was interrupted is damaged: begin anew") from None
 
 
 class _FeedReading(_Reading):

@@ -15,6 +15,8 @@ from pathlib import Path
 from types import ModuleType
 from typing import Any, BinaryIO, Final, cast
 
+from pydantic import NonNegativeInt, TypeAdapter, ValidationError
+
 from k1s0_event_store.exceptions import ConfigurationError, TransferError
 
 _LONGEST_LINE: Final = 1 << 30
@@ -90,9 +92,12 @@ class Checkpoint:
     selection: dict[str, Any]
     until: str
     after: str | None = None
-    events: int = 0
-    size: int = 0
+    events: NonNegativeInt = 0
+    size: NonNegativeInt = 0
     last: tuple[str, str, int, str] | None = None
+
+
+_NOTE: Final = TypeAdapter(Checkpoint)
 
 
 class PartFile:
@@ -114,8 +119,8 @@ class PartFile:
                 f"{self._part} is an export that was interrupted: resume it, or remove it to begin anew"
             )
         try:
-            checkpoint = Checkpoint(**json.loads(self._place.read_text(encoding="utf-8")))
-        except (ValueError, TypeError) as exc:
+            checkpoint = _NOTE.validate_json(self._place.read_bytes(), strict=True)
+        except ValidationError as exc:
             raise TransferError(f"{self._place} is damaged: remove it to begin anew") from exc
         if self._part.stat().st_size < checkpoint.size:
             raise TransferError(f"{self._part} is shorter than it was: remove it to begin anew")

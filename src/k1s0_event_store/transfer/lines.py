@@ -20,7 +20,7 @@ from k1s0_event_store.envelope import (
     payload_text,
     unread_envelope,
 )
-from k1s0_event_store.exceptions import CorruptDataError, InvalidInputError, TransferError
+from k1s0_event_store.exceptions import CorruptDataError, InvalidInputError, TransferError, shown
 from k1s0_event_store.jsontext import as_written, decode, encode
 
 T = TypeVar("T")
@@ -110,7 +110,7 @@ def _check_header(text: bytes) -> None:
         raise TransferError(f'this is no export of events: the first line must have "format": "{FORMAT}"', 1)
     if fields.get("version") != FORMAT_VERSION:
         raise TransferError(
-            f"format version {fields.get('version')!r:.50} is not known to this version of the library, "
+            f"format version {shown(fields.get('version')):.50} is not known to this version of the library, "
             f"which reads {FORMAT_VERSION}",
             1,
         )
@@ -120,7 +120,8 @@ def _check_end(fields: dict[str, Any], payload: str, number: int) -> None:
     events = number - FIRST_EVENT
     if payload or fields != {"events": events}:
         raise TransferError(
-            f"the last line counts {fields['events']!r:.50} events, but {events:,} stand before it", number
+            f"the last line counts {shown(fields['events']):.50} events, but {events:,} stand before it",
+            number,
         )
 
 
@@ -230,4 +231,4 @@ def _parsed(parse: Callable[[str], T], text: object, rule: str) -> T:
             return parse(text)
     except ValueError:
         pass
-    raise InvalidInputError(f"{rule}, not {text!r:.100}")
+    raise InvalidInputError(f"{rule}, not {shown(text):.100}")
