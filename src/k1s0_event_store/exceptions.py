@@ -419,7 +419,7 @@ class AuthenticationError(StoreUnavailableError):
 
 
 class PermissionDeniedError(EventStoreError):
-    """The role lacks a right on the tables; see the page on migrations for the grants."""
+    """The role lacks a right on the tables: `k1s0-event-store db grant` gives it what it needs."""
 
 
 class DatabaseError(EventStoreError):

@@ -75,8 +75,8 @@ SELECT current_user::text, has_schema_privilege(to_regnamespace('{schema_text}')
 FROM (
     SELECT CASE WHEN name IN ('streams', 'events', 'snapshots', 'cluster')
            THEN has_table_privilege(at, 'SELECT') END AS reads,
-           CASE name WHEN 'events' THEN has_table_privilege(at, 'INSERT')
-                WHEN 'streams' THEN has_table_privilege(at, 'INSERT')
+           CASE name WHEN 'events' THEN has_column_privilege(at, 'payload', 'INSERT')
+                WHEN 'streams' THEN has_column_privilege(at, 'version', 'INSERT')
                                     AND has_column_privilege(at, 'version', 'UPDATE') END AS appends,
            CASE WHEN name = 'snapshots' THEN every_right END AS keeps,
            CASE WHEN name IN ('subscriptions', 'subscription_workers', 'dead_letters')
@@ -308,7 +308,7 @@ _UNKNOWN: Final = "a revision that this role may not read"
 _CONNECT: Final = "is the server running, and are host, port, user, password and database right?"
 _MIGRATE: Final = "k1s0-event-store db upgrade, or your own migrations"
 _MONITOR: Final = "grant pg_monitor to it, or ask as another role"
-_GRANT: Final = "where it should: the page on migrations has the grants"
+_GRANT: Final = "where it should: `k1s0-event-store db grant` gives it what it needs"
 
 
 def _or_ok(check: str, text: str, found: Iterator[tuple[str, str]]) -> list[Finding]:
