@@ -20,7 +20,7 @@ from k1s0_event_store.exceptions import EventStoreError, PermissionDeniedError, 
 from k1s0_event_store.postgres.client import AsyncClient
 from k1s0_event_store.postgres.connection import AsyncBind
 from k1s0_event_store.postgres.schema import BASE, VERSION_TABLE, head_revision
-from k1s0_event_store.postgres.statements import Query, quote_name, schema_names, statement
+from k1s0_event_store.postgres.statements import Query, quote_name, quote_text, schema_names, statement
 
 _OLDEST_SERVER: Final = 15
 _NEWEST_SERVER: Final = 18
@@ -70,7 +70,7 @@ SELECT (SELECT sum(numbackends)::bigint FROM pg_stat_database),
 _REVISION: Final = "SELECT version_num::text FROM {version_table}"
 
 _RIGHTS: Final = """
-SELECT current_user::text, has_schema_privilege(to_regnamespace('{schema_text}'), 'USAGE'), bool_and(reads),
+SELECT current_user::text, has_schema_privilege(to_regnamespace({schema_text}), 'USAGE'), bool_and(reads),
        bool_and(appends), bool_and(keeps), bool_and(projects)
 FROM (
     SELECT CASE WHEN name IN ('streams', 'events', 'snapshots', 'cluster')
@@ -83,8 +83,8 @@ FROM (
            THEN every_right END AS projects
     FROM (SELECT relname AS name, c.oid AS at,
                  (SELECT bool_and(has_table_privilege(c.oid, needed))
-                  FROM unnest('{SELECT,INSERT,UPDATE,DELETE}'::text[]) AS needed) AS every_right
-          FROM pg_class AS c WHERE relnamespace = to_regnamespace('{schema_text}') AND relkind IN ('r', 'p')
+                  FROM pg_catalog.unnest('{SELECT,INSERT,UPDATE,DELETE}'::text[]) AS needed) AS every_right
+          FROM pg_class AS c WHERE relnamespace = to_regnamespace({schema_text}) AND relkind IN ('r', 'p')
          ) AS our
 ) AS rights"""
 
@@ -143,7 +143,7 @@ class PostgresDoctor(AsyncClient, AsyncClosing):
         schema = self.config.schema
         self._names = schema_names(schema) | {
             "version_table": f"{quote_name(schema)}.{VERSION_TABLE}",
-            "schema_text": quote_name(schema).replace("'", "''"),
+            "schema_text": quote_text(quote_name(schema)),
         }
 
     async def findings(self) -> AsyncIterator[Finding]:
