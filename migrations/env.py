@@ -24,7 +24,10 @@ LIBPQ_ONLY = re.compile("connect_timeout|keepalives|tcp_user|client_encoding|fal
 def run(connection: sa.Connection) -> None:
     """Migrate in the connection's transaction; racing starters wait for each other."""
     connection.execute(
-        sa.text("SELECT pg_advisory_xact_lock(hashtextextended('k1s0_event_store ' || :schema, 0))"),
+        sa.text(
+            "SELECT pg_catalog.pg_advisory_xact_lock("
+            "pg_catalog.hashtextextended('k1s0_event_store ' || CAST(:schema AS text), 0))"
+        ),
         {"schema": SCHEMA},
     )
     known = connection.execute(

@@ -43,6 +43,7 @@ from k1s0_event_store.exceptions import (
     InvalidEventError,
     InvalidInputError,
     LeaseLostError,
+    LimitExceededError,
     LockTimeoutError,
     MessageRefusedError,
     OutcomeUnknownError,
@@ -64,6 +65,7 @@ from k1s0_event_store.exceptions import (
 from k1s0_event_store.feed import AllEvents, Cursor, EventFilter, FeedPage, SyncAllEvents
 from k1s0_event_store.inbox import Inbox
 from k1s0_event_store.keys import DataKey, KeyStore, WrappingKeys
+from k1s0_event_store.limits import Limits
 from k1s0_event_store.memory import (
     InMemoryEventStore,
     InMemoryInbox,
@@ -152,6 +154,8 @@ __all__ = [
     "KeyStore",
     "Lease",
     "LeaseLostError",
+    "LimitExceededError",
+    "Limits",
     "LockTimeoutError",
     "Message",
     "MessageRefusedError",

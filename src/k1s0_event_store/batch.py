@@ -6,11 +6,13 @@ from collections import Counter
 from collections.abc import Iterable
 from dataclasses import dataclass
 from datetime import datetime
+from itertools import islice
 from uuid import UUID
 
 from k1s0_event_store.envelope import EventEnvelope, StreamId
 from k1s0_event_store.exceptions import DuplicateEventError, InvalidEventError, InvalidInputError, shown
 from k1s0_event_store.jsontext import encode
+from k1s0_event_store.limits import DEFAULT_LIMITS, Limits
 
 
 @dataclass(frozen=True, slots=True)
@@ -48,18 +50,22 @@ def check_stream_id(stream_id: object) -> StreamId:
     return stream_id
 
 
-def encode_batch(stream_id: StreamId, events: Iterable[EventEnvelope]) -> Batch:
+def encode_batch(
+    stream_id: StreamId, events: Iterable[EventEnvelope], limits: Limits = DEFAULT_LIMITS
+) -> Batch:
     """Check and encode `events` for `stream_id`; the caller's objects are only read.
 
-    Raises InvalidInputError, InvalidEventError (with the index of the event) or
+    Raises InvalidInputError, InvalidEventError (with the index of the event), LimitExceededError or
     DuplicateEventError (an id twice in this batch).
     """
     check_stream_id(stream_id)
     if isinstance(events, EventEnvelope) or not isinstance(events, Iterable):
         raise InvalidInputError(f"events must be a list of EventEnvelope, not {type(events).__name__}")
     batch = Batch([], [], [], [], [])
-    for index, event in enumerate(events):
-        _add(batch, stream_id, index, event)
+    for index, event in enumerate(islice(events, limits.events + 1)):
+        _add(batch, stream_id, index, event, limits)
+    if not limits.are_far_from(batch.payloads, batch.metadata):
+        _check_limits(batch, stream_id, limits)
     # The numbers are hashed several times faster than the ids.
     if len(batch) > 1 and len({event_id.int for event_id in batch.event_ids}) < len(batch):
         twice = tuple(i for i, times in Counter(batch.event_ids).items() if times > 1)
@@ -67,7 +73,16 @@ def encode_batch(stream_id: StreamId, events: Iterable[EventEnvelope]) -> Batch:
     return batch
 
 
-def _add(batch: Batch, stream_id: StreamId, index: int, event: EventEnvelope) -> None:
+def _check_limits(batch: Batch, stream_id: StreamId, limits: Limits) -> None:
+    """Column by column, in the order in which it is cheap."""
+    limits.check_events(len(batch))
+    limits.check_names((stream_id.aggregate_type, stream_id.aggregate_id))
+    limits.check_names(batch.event_types, each_of_an_event=True)
+    limits.check_texts("payload", batch.payloads)
+    limits.check_texts("metadata", batch.metadata)
+
+
+def _add(batch: Batch, stream_id: StreamId, index: int, event: EventEnvelope, limits: Limits) -> None:
     if not isinstance(event, EventEnvelope):
         raise InvalidEventError(stream_id, index, f"must be an EventEnvelope, not {type(event).__name__}")
     if event.stream_id is not stream_id and event.stream_id != stream_id:
@@ -80,6 +95,7 @@ def _add(batch: Batch, stream_id: StreamId, index: int, event: EventEnvelope) ->
         batch.payloads.append(encode(event.payload))
         batch.metadata.append(encode(dict(event.metadata)) if event.metadata else "{}")
     except ValueError as exc:
+        limits.check_nesting(event.payload, event.metadata, index=index)
         raise InvalidEventError(stream_id, index, f"payload or metadata {exc}") from exc
     batch.event_ids.append(event.event_id)
     batch.event_types.append(event.event_type)

@@ -11,6 +11,7 @@ from typing import Any, Final, Self
 from urllib.parse import SplitResult, quote, unquote
 
 from k1s0_event_store.exceptions import ConfigurationError, shown
+from k1s0_event_store.limits import DEFAULT_LIMITS, LIMITS, Limits
 
 DEFAULT_SCHEMA: Final = "eventstore"
 
@@ -48,6 +49,7 @@ class EventStoreConfig:
     `transaction_pooler`: True behind a pooler in transaction mode (PgBouncer): nothing is prepared.
     `notify`: appends wake up the subscriptions that listen (PostgreSQL's NOTIFY): an event is handled
     milliseconds after its commit, and many small appends at the same time become slower.
+    `limits`: how large an event, a batch and a state may be; see Limits.
     `engine_options`: more keywords for `create_engine`, as they are.
 
     Raises ConfigurationError, a ValueError, that says which setting is wrong.
@@ -66,6 +68,7 @@ class EventStoreConfig:
     application_name: str = "k1s0-event-store"
     transaction_pooler: bool = False
     notify: bool = False
+    limits: Limits = DEFAULT_LIMITS
     engine_options: Mapping[str, Any] = field(default_factory=dict, hash=False)
 
     def __post_init__(self) -> None:
@@ -79,6 +82,7 @@ class EventStoreConfig:
         for name in ("pool_pre_ping", "transaction_pooler", "notify"):
             check_switch(name, getattr(self, name))
         _check_type("application_name", self.application_name, str, "a string")
+        _check_type("limits", self.limits, Limits, "Limits(...)")
         _check_type("engine_options", self.engine_options, Mapping, "a mapping")
 
     @property
@@ -98,7 +102,7 @@ class EventStoreConfig:
         """From a section of a configuration file.
 
         Keys are the fields of this class; instead of `dsn` there may be `url`, or the parts
-        `host`, `port`, `name`, `user`, `password`, `ssl_mode`.
+        `host`, `port`, `name`, `user`, `password`, `ssl_mode`. `limits` is a section of its own.
         """
         _check_type("a section of the configuration", section, Mapping, "a mapping of settings")
         names = {f.name for f in fields(cls)}
@@ -109,6 +113,8 @@ class EventStoreConfig:
                 f"known are {', '.join(sorted({*names, *_PARTS, 'url'}))}"
             )
         given = {key: value for key, value in section.items() if key in names}
+        if isinstance(section.get("limits"), Mapping):
+            given["limits"] = _limits_from(section["limits"])
         dsn = _dsn_from_section(section)
         return cls(**given) if dsn is None else cls(**{**given, "dsn": dsn})
 
@@ -127,6 +133,16 @@ class EventStoreConfig:
             else:
                 rest.append(part)
         return cls(dsn=join_url(split._replace(query="&".join(rest))), **settings)
+
+
+def _limits_from(section: Mapping[str, Any]) -> Limits:
+    """Limits from a section of a configuration file; raises ConfigurationError."""
+    unknown = section.keys() - {*LIMITS}
+    if unknown:
+        raise ConfigurationError(
+            f"unknown limits: {', '.join(sorted(map(str, unknown)))}; known are {', '.join(LIMITS)}"
+        )
+    return Limits(**section)
 
 
 def split_url(url: str) -> SplitResult:

@@ -8,6 +8,7 @@
     ├── DeadlockError                PostgreSQL ended this transaction to free another one
     ├── InvalidInputError            also a ValueError: a value that no store can take
     │   ├── InvalidEventError        an event of the batch, by its index
+    │   ├── LimitExceededError       more than the store's limits allow
     │   ├── TransferError            a file of events that is damaged, cut or contradicts the store
     │   └── ConfigurationError       a setting, a DSN, an engine of the wrong kind
     │       └── RegistryError        event types or upcasters that contradict each other
@@ -39,7 +40,7 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, ClassVar
+from typing import TYPE_CHECKING, ClassVar, Final
 
 if TYPE_CHECKING:
     from uuid import UUID
@@ -145,6 +146,39 @@ class InvalidEventError(InvalidInputError):
 
     def __reduce__(self) -> tuple[object, ...]:
         return type(self), (self.stream_id, self.index, self.reason)
+
+
+class LimitExceededError(InvalidInputError):
+    """What was given is larger than the store's limits allow.
+
+    `limit` is the name of the field of `Limits`, `most` its value; `actual` is None where nobody counted on.
+    `index` counts the events of the batch from 0; None where it is not about one of them.
+    """
+
+    def __init__(self, limit: str, most: int, actual: int | None, index: int | None = None) -> None:
+        self.limit = limit
+        self.most = most
+        self.actual = actual
+        self.index = index
+        where = "" if index is None else f"event {index} of the batch: "
+        found = "more" if actual is None else f"{actual:,}"
+        super().__init__(
+            f"{where}{_MEASURED[limit]} {found}, and {most:,} are allowed: "
+            f"give less, or allow more with Limits({limit}=...) in the store's configuration"
+        )
+
+    def __reduce__(self) -> tuple[object, ...]:
+        return type(self), (self.limit, self.most, self.actual, self.index)
+
+
+_MEASURED: Final = {
+    "payload": "the characters of the payload's JSON are",
+    "metadata": "the characters of the metadata's JSON are",
+    "state": "the characters of the state's JSON are",
+    "depth": "the levels of the JSON are",
+    "events": "the events of one call are",
+    "name": "the characters of an aggregate type, an aggregate id or an event type are",
+}
 
 
 class TransferError(InvalidInputError):
@@ -385,7 +419,7 @@ class AuthenticationError(StoreUnavailableError):
 
 
 class PermissionDeniedError(EventStoreError):
-    """The role lacks a right on the tables; see the page on migrations for the grants."""
+    """The role lacks a right on the tables: `k1s0-event-store db grant` gives it what it needs."""
 
 
 class DatabaseError(EventStoreError):

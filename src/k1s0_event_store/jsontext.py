@@ -9,6 +9,8 @@ from __future__ import annotations
 
 import json
 import re
+from collections.abc import Iterable
+from itertools import accumulate
 from typing import Any, Final, NoReturn
 
 from pydantic_core import PydanticSerializationError, from_json, to_json
@@ -30,6 +32,12 @@ _PART: Final = re.compile(
     r'"(?:[^"\\]|\\.)*(?:"|\\?\Z)|\{\s*\}|\[\s*\]|[{}\[\],:]|[^{}\[\],:"\s]+', re.DOTALL
 )
 """A string (the last one may be cut), an empty object or array, a sign, a number or a word."""
+
+
+_BRACKETS: Final = bytes.maketrans(b"{}", b"[]")
+_NO_SIGNS: Final = bytes(byte for byte in range(256) if byte not in b'[]{}"')
+_STEPS: Final = {ord("["): 1, ord("]"): -1}
+_STRING: Final = re.compile(r'"[^"\\]*+(?:\\.[^"\\]*+)*+"', re.DOTALL)
 
 
 def encode(value: object) -> str:
@@ -96,6 +104,31 @@ def _refuse_nul(value: object) -> None:
             todo += [*item.keys(), *item.values()]
         elif isinstance(item, list):
             todo += item
+
+
+def nesting(text: str) -> int:
+    """How deep arrays and objects nest in JSON text: 0 for a number, 1 for `{}`."""
+    if "\\" in text:
+        text = _STRING.sub("", text)
+    # Strings without brackets are empty now; where others are left they have to be looked for.
+    signs = text.encode().translate(_BRACKETS, _NO_SIGNS).replace(b'""', b"")
+    if b'"' in signs:
+        signs = _STRING.sub("", signs.decode()).encode()
+    return max(accumulate(map(_STEPS.__getitem__, signs)), default=0)
+
+
+def nests_deeper(value: object, most: int) -> bool:
+    """True if lists, tuples and dictionaries nest deeper in `value`, or it holds itself."""
+    level = {id(value): value}
+    for _ in range(most):
+        level = {id(part): part for whole in level.values() for part in _parts(whole)}
+    return any(isinstance(part, dict | list | tuple) for part in level.values())
+
+
+def _parts(value: object) -> Iterable[object]:
+    if isinstance(value, dict):
+        return value.values()
+    return value if isinstance(value, list | tuple) else ()
 
 
 decode_plain: Final = from_json

@@ -5,11 +5,18 @@ from __future__ import annotations
 from collections.abc import Iterable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
+from itertools import islice
 from typing import TypeAlias
 from uuid import UUID
 
-from k1s0_event_store.envelope import EventEnvelope, StreamId, changed
-from k1s0_event_store.exceptions import ConcurrencyError, InvalidEventError, InvalidInputError
+from k1s0_event_store.envelope import EventEnvelope, StreamId, changed, metadata_text, payload_text
+from k1s0_event_store.exceptions import (
+    ConcurrencyError,
+    InvalidEventError,
+    InvalidInputError,
+    LimitExceededError,
+)
+from k1s0_event_store.limits import DEFAULT_LIMITS, Limits
 
 Identity: TypeAlias = tuple[UUID, str]
 """Id and type of an event: what the one that is stored and the one that is given must share."""
@@ -69,21 +76,56 @@ class Run:
             yield
         except InvalidEventError as exc:
             raise InvalidEventError(self.stream_id, self.places[exc.index], exc.reason) from exc
+        except LimitExceededError as exc:
+            place = None if exc.index is None else self.places[exc.index]
+            raise LimitExceededError(exc.limit, exc.most, exc.actual, place) from exc
         except ConcurrencyError as exc:
             if exc.actual_version is not None:
                 self.require(exc.actual_version)
             raise
 
 
-def check_events(events: object) -> list[EventEnvelope]:
-    """Return `events` as a list if they are envelopes, else raise InvalidInputError."""
+def check_events(events: object, limits: Limits = DEFAULT_LIMITS) -> list[EventEnvelope]:
+    """Return `events` as a list if they are envelopes and not too many, else raise InvalidInputError."""
     if isinstance(events, EventEnvelope) or not isinstance(events, Iterable):
         raise InvalidInputError(f"events must be a list of EventEnvelope, not {type(events).__name__}")
-    batch = list(events)
+    batch = list(islice(events, limits.events + 1))
+    limits.check_events(len(batch))
     for place, event in enumerate(batch):
         if not isinstance(event, EventEnvelope):
             raise InvalidInputError(f"event {place} must be an EventEnvelope, not {type(event).__name__}")
     return batch
+
+
+@dataclass(frozen=True, slots=True)
+class Texts:
+    """The JSON of a batch: payload and metadata of each event."""
+
+    payloads: list[str]
+    metadata: list[str]
+
+
+def texts_of(events: Sequence[EventEnvelope], limits: Limits = DEFAULT_LIMITS) -> Texts:
+    """Encode what is not text yet; raises InvalidEventError, LimitExceededError."""
+    texts = Texts([], [])
+    for place, event in enumerate(events):
+        try:
+            texts.payloads.append(payload_text(event))
+            texts.metadata.append(metadata_text(event))
+        except ValueError as exc:
+            limits.check_nesting(event.payload, event.metadata, index=place)
+            raise InvalidEventError(event.stream_id, place, f"payload or metadata {exc}") from exc
+    if not limits.are_far_from(texts.payloads, texts.metadata):
+        limits.check_texts("payload", texts.payloads)
+        limits.check_texts("metadata", texts.metadata)
+    return texts
+
+
+def check_names(events: Sequence[EventEnvelope], runs: Iterable[Run], limits: Limits) -> None:
+    """Raise LimitExceededError for a stream or an event type with a name that is too long."""
+    for run in runs:
+        limits.check_names((run.stream_id.aggregate_type, run.stream_id.aggregate_id))
+    limits.check_names((event.event_type for event in events), each_of_an_event=True)
 
 
 def runs_of(events: Iterable[EventEnvelope]) -> list[Run]:

@@ -12,6 +12,7 @@ from k1s0_event_store.closing import AsyncClosing, SyncClosing
 from k1s0_event_store.envelope import MAX_VERSION, StreamId, check_version
 from k1s0_event_store.exceptions import InvalidInputError
 from k1s0_event_store.jsontext import encode
+from k1s0_event_store.limits import DEFAULT_LIMITS, Limits
 
 
 @dataclass(frozen=True)
@@ -80,16 +81,26 @@ class SyncSnapshotStore(SyncClosing, SnapshotSchedule):
         """See SnapshotStore.load_latest."""
 
 
-def encode_state(stream_id: object, version: object, state: object, schema_version: object) -> str:
+def encode_state(
+    stream_id: object,
+    version: object,
+    state: object,
+    schema_version: object,
+    limits: Limits = DEFAULT_LIMITS,
+) -> str:
     """Check what `save` is given and return the JSON text of `state`; raises InvalidInputError."""
     stream = check_stream_id(stream_id)
     if check_version(version, "version") == 0:
         raise InvalidInputError("a snapshot needs a version from 1 on: version 0 has no events")
     check_version(schema_version, "schema_version")
+    limits.check_names((stream.aggregate_type, stream.aggregate_id))
     try:
-        return encode(state)
+        text = encode(state)
     except ValueError as exc:
+        limits.check_nesting(state)
         raise InvalidInputError(f"the state of {stream} cannot be saved: {exc}") from exc
+    limits.check_texts("state", [text], each_of_an_event=False)
+    return text
 
 
 def check_snapshot_query(stream_id: object, schema_version: object, max_version: object) -> int:

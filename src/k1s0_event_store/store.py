@@ -79,8 +79,8 @@ class EventStore(AsyncClosing, ABC):
         Event ids are unique among the events of one aggregate id.
 
         Raises ConcurrencyError, StreamNotFoundError (STREAM_EXISTS), DuplicateEventError,
-        InvalidInputError before anything is sent, OutcomeUnknownError when the connection breaks
-        (repeat the same batch).
+        InvalidInputError (LimitExceededError for what is too large) before anything is sent,
+        OutcomeUnknownError when the connection breaks (repeat the same batch).
         """
 
     async def import_batch(self, events: Iterable[EventEnvelope]) -> int:
@@ -93,7 +93,8 @@ class EventStore(AsyncClosing, ABC):
         append per stream: what was refused may leave streams before it behind.
 
         Raises InvalidEventError for a version that follows no other, or where another event stands,
-        DuplicateEventError, ConcurrencyError and OutcomeUnknownError (repeat the same batch).
+        LimitExceededError, DuplicateEventError, ConcurrencyError and OutcomeUnknownError (repeat the same
+        batch).
         """
         imported = 0
         for run in runs_of(check_events(events)):

@@ -28,6 +28,8 @@ from sqlalchemy import create_engine
 
 import k1s0_event_store
 from k1s0_event_store import EventEnvelope, EventStoreError, PermissionDeniedError, StreamId
+from k1s0_event_store.limits import LIMITS
+from k1s0_event_store.postgres import rights
 from k1s0_event_store.postgres.schema import BASE, HEAD, current_revision, head_revision
 from k1s0_event_store.postgres.store import SyncPostgresEventStore
 from k1s0_event_store.testing.plugin import cloned_database
@@ -188,12 +190,34 @@ def test_the_page_on_migrations_begins_with_an_empty_database_and_ends_with_the_
     engine.dispose()
 
 
-def test_the_documented_rights_are_those_that_the_tests_of_rights_try():
-    tried = read(ROOT / "tests/migrations/test_rights.py")
-    grants = "".join(b.text for b in blocks(ROOT / "docs/migrations.md") if b.language == "sql").splitlines()
-    assert len(grants) == 15
-    for grant in grants:
-        assert re.sub("|".join(ROLES), "{role}", grant) in tried
+def test_the_documented_rights_are_those_that_are_granted():
+    documented = [b.text for b in blocks(ROOT / "docs/migrations.md") if b.language == "sql"]
+    wanted = [rights.script(["writer"], "app_writer"), rights.script(["reader"], "app_reader")]
+    assert documented == ["".join(f"{sql};\n" for sql in statements) for statements in wanted]
+
+
+def test_the_table_of_roles_has_each_with_its_rights():
+    rows = dict(re.findall(r"^\| `(\w+)` \| .* \| (.*) \|$", read(ROOT / "docs/security.md"), re.MULTILINE))
+    documented = {
+        role: {
+            (table, right)
+            for granted, tables in re.findall(r"([A-Z][^`]*) on ((?:`\w+`(?:, )?)+)", rows[role.value])
+            for table in re.findall(r"\w+", tables)
+            for right in re.findall(r"[A-Z]+(?: \([\w, ]+\))?", granted)
+        }
+        for role in rights.RIGHTS
+    }
+    assert documented == {
+        role: {(table, right) for table, granted in tables.items() for right in granted}
+        for role, tables in rights.RIGHTS.items()
+    }
+    assert {role.value for role in rights.Role} <= rows.keys()
+
+
+def test_the_table_of_limits_has_each_with_its_default():
+    rows = re.findall(r"^\| `(\w+)` \| ([\d,]+) \|", read(ROOT / "docs/security.md"), re.MULTILINE)
+    limits = {name: int(most.replace(",", "")) for name, most in rows}
+    assert limits == {name: getattr(k1s0_event_store.Limits(), name) for name in LIMITS}
 
 
 def test_the_apps_alembic_files_upgrade_check_and_downgrade(empty_dsn, tmp_path):

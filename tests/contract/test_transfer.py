@@ -419,7 +419,7 @@ async def test_an_import_beside_a_writer_of_other_events_is_refused(between):
 
 
 def test_an_error_goes_between_processes():
-    error = pickle.loads(pickle.dumps(TransferError("no JSON", 3)))  # noqa: S301
+    error = pickle.loads(pickle.dumps(TransferError("no JSON", 3)))  # noqa: S301 - our own bytes
     assert (str(error), error.reason, error.line) == ("line 3: no JSON", "no JSON", 3)
 
 

@@ -3,10 +3,7 @@
 from __future__ import annotations
 
 import asyncio
-import itertools
-import os
-from collections.abc import AsyncIterator, Callable, Iterator
-from urllib.parse import urlsplit, urlunsplit
+from collections.abc import AsyncIterator, Callable
 
 import psycopg
 import pytest
@@ -32,6 +29,7 @@ from k1s0_event_store.keys import WrappingKeys
 from k1s0_event_store.postgres.connection import create_async_store_engine
 from k1s0_event_store.postgres.inbox import PostgresInbox
 from k1s0_event_store.postgres.keys import PostgresKeyStore
+from k1s0_event_store.postgres.rights import Role
 from k1s0_event_store.postgres.schema import downgrade_database, upgrade_database
 from k1s0_event_store.testing.inbox_contract import (
     Begin,
@@ -45,43 +43,11 @@ from k1s0_event_store.testing.subscription_contract import SubscriptionStoreCont
 
 ORDER = StreamId("order", "o-1")
 WRAPPING = WrappingKeys({"2026": b"w" * 32}, current="2026")
-MakeRole = Callable[[str, str], str]
-_numbers = itertools.count(1)
+MakeRole = Callable[..., str]
 
-# The rights of the documentation. Lock and append need to update the version of a stream's head
-# row and nothing else.
-WRITER = """
-GRANT USAGE ON SCHEMA eventstore TO {role};
-GRANT SELECT, INSERT ON eventstore.events TO {role};
-GRANT SELECT, INSERT, UPDATE (version) ON eventstore.streams TO {role};
-GRANT SELECT, INSERT, UPDATE, DELETE ON eventstore.snapshots TO {role};
-GRANT SELECT ON eventstore.cluster TO {role};
-"""
-SUBSCRIBER = """
-GRANT SELECT, INSERT, UPDATE, DELETE ON eventstore.subscriptions TO {role};
-GRANT SELECT, INSERT, UPDATE, DELETE ON eventstore.subscription_workers TO {role};
-GRANT SELECT, INSERT, UPDATE, DELETE ON eventstore.dead_letters TO {role};
-"""
-KEEPER = """
-GRANT SELECT, INSERT ON eventstore.personal_keys TO {role};
-"""
-FORGETTER = """
-GRANT DELETE ON eventstore.personal_keys TO {role};
-"""
-ROTATOR = """
-GRANT UPDATE (wrapping_key, secret) ON eventstore.personal_keys TO {role};
-"""
-HANDLER = """
-GRANT SELECT, INSERT ON eventstore.inbox TO {role};
-"""
-CLEANER = """
-GRANT DELETE ON eventstore.inbox TO {role};
-"""
-READER = """
-GRANT USAGE ON SCHEMA eventstore TO {role};
-GRANT SELECT ON ALL TABLES IN SCHEMA eventstore TO {role};
-"""
-OWNER = "GRANT CREATE ON DATABASE {database} TO {role};"
+WRITER, READER, PROJECTOR = (Role.WRITER,), (Role.READER,), (Role.WRITER, Role.PROJECTOR)
+KEEPER, CONSUMER = (Role.WRITER, Role.KEEPER), (Role.WRITER, Role.CONSUMER)
+ALL_BUT_THE_OWNER = tuple(role for role in Role if role is not Role.OWNER)
 
 CHANGES = [
     "UPDATE eventstore.events SET payload = '{}'",
@@ -99,34 +65,15 @@ def _event(number: int = 1) -> EventEnvelope:
     return EventEnvelope(ORDER, "OrderPlaced", {"number": number})
 
 
-@pytest.fixture
-def make_role(event_store_server: str) -> Iterator[MakeRole]:
-    """Roles with a login: for a database and the rights to grant there, the DSN."""
-    made: list[tuple[str, str]] = []
-
-    def make(dsn: str, grants: str) -> str:
-        role = f"k1s0_role_{os.getpid()}_{next(_numbers)}"
-        database = urlsplit(dsn).path.removeprefix("/")
-        with psycopg.connect(dsn) as connection:
-            connection.execute(f"CREATE ROLE {role} LOGIN PASSWORD 'secret'".encode())
-            connection.execute(grants.format(role=role, database=database).encode())
-        made.append((dsn, role))
-        split = urlsplit(dsn)
-        host = split.netloc.rpartition("@")[2]
-        return urlunsplit(split._replace(netloc=f"{role}:secret@{host}"))
-
-    yield make
-    for dsn, role in made:
-        with psycopg.connect(dsn) as connection:
-            connection.execute(f"DROP OWNED BY {role}; DROP ROLE {role}".encode())
-
-
 @pytest.fixture(params=["superuser", "owner"])
 def owner_dsn(
-    request: pytest.FixtureRequest, empty_dsn: str, make_role: MakeRole, make_engine: Callable[[str], Engine]
+    request: pytest.FixtureRequest,
+    empty_dsn: str,
+    make_role: MakeRole,
+    make_engine: Callable[[str], Engine],
 ) -> str:
     """DSN of who owns the tables, in a database with three events."""
-    dsn = empty_dsn if request.param == "superuser" else make_role(empty_dsn, OWNER)
+    dsn = empty_dsn if request.param == "superuser" else make_role(empty_dsn, (Role.OWNER,))
     engine = make_engine(dsn)
     with engine.begin() as connection:
         upgrade_database(connection)
@@ -163,7 +110,7 @@ def test_an_upsert_on_events_is_refused(owner_dsn: str) -> None:
 def test_an_owner_without_other_rights_can_migrate_and_take_it_back(
     empty_dsn: str, make_role: MakeRole, make_engine: Callable[[str], Engine]
 ) -> None:
-    engine = make_engine(make_role(empty_dsn, OWNER))
+    engine = make_engine(make_role(empty_dsn, (Role.OWNER,)))
     with engine.begin() as connection:
         upgrade_database(connection)
     SyncPostgresEventStore(bind=engine).validate()
@@ -261,8 +208,7 @@ def test_the_documented_rights_are_enough_for_a_blocking_store(
 def test_the_documented_rights_do_not_reach_further(
     event_store_dsn: str, make_role: MakeRole, make_engine: Callable[[str], Engine], change: str
 ) -> None:
-    grants = WRITER + SUBSCRIBER + KEEPER + FORGETTER + ROTATOR + HANDLER + CLEANER
-    dsn = make_role(event_store_dsn, grants)
+    dsn = make_role(event_store_dsn, ALL_BUT_THE_OWNER)
     store = SyncPostgresEventStore(bind=make_engine(dsn))
     store.append(ORDER, [_event(1)])
     with psycopg.connect(dsn, autocommit=True) as connection, pytest.raises(errors.InsufficientPrivilege):
@@ -275,7 +221,7 @@ class TestTheDocumentedRightsAreEnoughForSubscriptions(SubscriptionStoreContract
 
     @pytest_asyncio.fixture
     async def store(self, event_store_dsn: str, make_role: MakeRole) -> AsyncIterator[PostgresEventStore]:
-        config = EventStoreConfig(dsn=make_role(event_store_dsn, WRITER + SUBSCRIBER))
+        config = EventStoreConfig(dsn=make_role(event_store_dsn, PROJECTOR))
         async with PostgresEventStore(config) as store:
             yield store
 
@@ -300,7 +246,7 @@ class TestTheDocumentedRightsAreEnoughForKeys(KeyStoreContract):
 
     @pytest_asyncio.fixture
     async def keys(self, event_store_dsn: str, make_role: MakeRole) -> AsyncIterator[PostgresKeyStore]:
-        config = EventStoreConfig(dsn=make_role(event_store_dsn, WRITER + KEEPER + FORGETTER))
+        config = EventStoreConfig(dsn=make_role(event_store_dsn, (*KEEPER, Role.FORGETTER)))
         async with PostgresKeyStore(config, wrapping=WRAPPING) as keys:
             yield keys
 
@@ -308,7 +254,7 @@ class TestTheDocumentedRightsAreEnoughForKeys(KeyStoreContract):
 async def test_an_app_that_encrypts_may_neither_forget_nor_rotate(
     event_store_dsn: str, make_role: MakeRole
 ) -> None:
-    config = EventStoreConfig(dsn=make_role(event_store_dsn, WRITER + KEEPER))
+    config = EventStoreConfig(dsn=make_role(event_store_dsn, KEEPER))
     newer = WrappingKeys({**WRAPPING.keys, "new": b"n" * 32}, current="new")
     async with PostgresKeyStore(config, wrapping=WRAPPING) as keys:
         made = await keys.for_subjects(["ada"])
@@ -321,7 +267,7 @@ async def test_an_app_that_encrypts_may_neither_forget_nor_rotate(
 
 
 async def test_the_documented_rights_are_enough_to_rotate(event_store_dsn: str, make_role: MakeRole) -> None:
-    config = EventStoreConfig(dsn=make_role(event_store_dsn, WRITER + KEEPER + ROTATOR))
+    config = EventStoreConfig(dsn=make_role(event_store_dsn, (*KEEPER, Role.ROTATOR)))
     newer = WrappingKeys({**WRAPPING.keys, "new": b"n" * 32}, current="new")
     async with PostgresKeyStore(config, wrapping=WRAPPING) as keys:
         await keys.for_subjects(["ada"])
@@ -337,7 +283,7 @@ class TestTheDocumentedRightsAreEnoughForTheInbox(InboxContract, TransactionalIn
 
     @pytest_asyncio.fixture
     async def begin(self, event_store_dsn: str, make_role: MakeRole) -> AsyncIterator[Begin]:
-        config = EventStoreConfig(dsn=make_role(event_store_dsn, WRITER + HANDLER + CLEANER))
+        config = EventStoreConfig(dsn=make_role(event_store_dsn, (*CONSUMER, Role.CLEANER)))
         engine = create_async_store_engine(config)
         yield engine.begin
         await engine.dispose()
@@ -346,7 +292,7 @@ class TestTheDocumentedRightsAreEnoughForTheInbox(InboxContract, TransactionalIn
 async def test_an_app_that_handles_messages_may_not_forget_them(
     event_store_dsn: str, make_role: MakeRole
 ) -> None:
-    config = EventStoreConfig(dsn=make_role(event_store_dsn, WRITER + HANDLER))
+    config = EventStoreConfig(dsn=make_role(event_store_dsn, CONSUMER))
     inbox = PostgresInbox("billing")
     async with PostgresEventStore(config) as store, AsyncSession(store.bind) as session:
         async with inbox.once(session, "m-1") as is_new:

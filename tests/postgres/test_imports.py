@@ -62,28 +62,28 @@ async def store(request, event_store_dsn, event_store_config):
 @pytest.fixture
 def killed(sql, monkeypatch):
     """Ends the connection that a batch is travelling on, when the payload {"n": 3} is its turn."""
-    payload_text = binary_copy.payload_text
+    row = binary_copy._row
 
-    def kill(envelope):
-        if envelope.payload["n"] == 3:
-            monkeypatch.setattr(binary_copy, "payload_text", payload_text)
+    def kill(*values):
+        if '{"n":3}' in values:
+            monkeypatch.setattr(binary_copy, "_row", row)
             sql("SELECT pg_terminate_backend(pid, 5000) FROM pg_stat_activity "
                 "WHERE datname = current_database() AND pid <> pg_backend_pid()")  # fmt: skip
-        return payload_text(envelope)
+        return row(*values)
 
-    monkeypatch.setattr(binary_copy, "payload_text", kill)
+    monkeypatch.setattr(binary_copy, "_row", kill)
 
 
 @pytest.fixture
 def losing(proxy, monkeypatch):
     """The answer to the COPY of a batch gets lost, and with it the connection."""
-    payload_text = binary_copy.payload_text
+    row = binary_copy._row
 
-    def lose(envelope):
+    def lose(*values):
         proxy.lose_next_answer = True
-        return payload_text(envelope)
+        return row(*values)
 
-    monkeypatch.setattr(binary_copy, "payload_text", lose)
+    monkeypatch.setattr(binary_copy, "_row", lose)
 
 
 async def test_of_a_refused_batch_nothing_is_stored(store, sql):

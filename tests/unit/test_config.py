@@ -10,7 +10,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from k1s0_event_store import ConfigurationError, EventStoreConfig, EventStoreError
+from k1s0_event_store import ConfigurationError, EventStoreConfig, EventStoreError, Limits
 from k1s0_event_store.config import check_schema
 
 SCHEMES = [
@@ -249,7 +249,8 @@ def test_a_section_may_hold_every_field():
         "dsn": "postgresql://h/db", "schema": "s", "snapshot_interval": 7, "snapshots_kept": 3,
         "pool_size": 1, "max_overflow": 0, "pool_timeout": 1.5, "pool_recycle": 60, "pool_pre_ping": True,
         "connect_timeout": 2, "notify": True,
-        "application_name": "app", "transaction_pooler": True, "engine_options": {"echo": False},
+        "application_name": "app", "transaction_pooler": True, "limits": Limits(payload=9),
+        "engine_options": {"echo": False},
     }  # fmt: skip
     assert given_values.keys() == {field.name for field in dataclasses.fields(EventStoreConfig)}
     config = EventStoreConfig.from_mapping(MappingProxyType(given_values))

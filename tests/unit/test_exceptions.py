@@ -28,6 +28,7 @@ from k1s0_event_store import (
     InvalidEventError,
     InvalidInputError,
     LeaseLostError,
+    LimitExceededError,
     LockTimeoutError,
     MessageRefusedError,
     OutcomeUnknownError,
@@ -89,6 +90,7 @@ SPECIMENS = [
     (DeadlockError("text"), {}),
     (InvalidInputError("text"), {}),
     (InvalidEventError(ORDER, 3, "why"), {"stream_id": ORDER, "index": 3, "reason": "why"}),
+    (LimitExceededError("payload", 10, 12, 3), {"limit": "payload", "most": 10, "actual": 12, "index": 3}),
     (TransferError("why", 7), {"reason": "why", "line": 7}),
     (ConfigurationError("text"), {}),
     (RegistryError("text"), {}),
@@ -214,5 +216,6 @@ def test_what_may_succeed_when_done_again_says_so():
 
 def test_bad_input_is_a_value_error_too():
     assert {cls for cls in CLASSES if issubclass(cls, ValueError)} == {
-        InvalidInputError, InvalidEventError, TransferError, ConfigurationError, RegistryError,
+        InvalidInputError, InvalidEventError, LimitExceededError, TransferError, ConfigurationError,
+        RegistryError,
     }  # fmt: skip

@@ -58,6 +58,8 @@ PUBLIC = [
     "KeyStore",
     "Lease",
     "LeaseLostError",
+    "LimitExceededError",
+    "Limits",
     "LockTimeoutError",
     "Message",
     "MessageRefusedError",

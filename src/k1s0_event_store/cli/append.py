@@ -16,10 +16,12 @@ from k1s0_event_store.cli.options import AggregateId, AggregateType, Dsn, Schema
 from k1s0_event_store.cli.tables import one_line
 from k1s0_event_store.config import DEFAULT_SCHEMA, EventStoreConfig
 from k1s0_event_store.envelope import STREAM_EXISTS, EventEnvelope, ExpectedVersion, StreamId
-from k1s0_event_store.exceptions import OutcomeUnknownError, StoreUnavailableError
+from k1s0_event_store.exceptions import InvalidInputError, OutcomeUnknownError, StoreUnavailableError
 from k1s0_event_store.postgres.store import PostgresEventStore
 
 _NAMED: Final[dict[str, ExpectedVersion]] = {"any": None, "no-stream": 0, "exists": STREAM_EXISTS}
+
+_LONGEST_INPUT: Final = 2**28
 
 File = Annotated[
     Path | None, typer.Argument(metavar="FILE", help="JSON: a file; else, or with -, what comes on stdin.")
@@ -55,13 +57,26 @@ def append(
     """
     expected = _expected(expected_version)
     stream_id = StreamId(aggregate_type, aggregate_id)
-    data = sys.stdin.buffer.read() if file is None or str(file) == "-" else file.read_bytes()
+    data = _read(file)
     events = read_new_events(data, stream_id)
     version = asyncio.run(_append(EventStoreConfig(dsn=dsn, schema=schema), stream_id, events, expected))
     if as_json:
         typer.echo(json.dumps({"version": version, "event_ids": [str(event.event_id) for event in events]}))
     else:
         typer.echo(one_line(f"{stream_id} is at version {version}"))
+
+
+def _read(file: Path | None) -> bytes:
+    if file is None or str(file) == "-":
+        data = sys.stdin.buffer.read(_LONGEST_INPUT + 1)
+    else:
+        with file.open("rb") as opened:
+            data = opened.read(_LONGEST_INPUT + 1)
+    if len(data) > _LONGEST_INPUT:
+        raise InvalidInputError(
+            f"there are more than {_LONGEST_INPUT:,} bytes: append in parts, or import a file of events"
+        )
+    return data
 
 
 def _expected(text: str) -> ExpectedVersion:

@@ -9,9 +9,11 @@ from typing import Annotated
 import sqlalchemy as sa
 import typer
 
-from k1s0_event_store.cli.options import Dsn, Schema, Yes
+from k1s0_event_store.cli.options import DSN_VARIABLE, Dsn, Schema, Yes
+from k1s0_event_store.cli.tables import one_line
 from k1s0_event_store.config import DEFAULT_SCHEMA, EventStoreConfig
 from k1s0_event_store.exceptions import SchemaError
+from k1s0_event_store.postgres import rights
 from k1s0_event_store.postgres.connection import in_transaction
 from k1s0_event_store.postgres.models import metadata_for
 from k1s0_event_store.postgres.rebase import rebase as rebase_database
@@ -24,6 +26,10 @@ from k1s0_event_store.postgres.schema import (
     upgrade_database,
 )
 from k1s0_event_store.postgres.store import PostgresEventStore
+
+Roles = Annotated[list[rights.Role], typer.Argument(metavar="ROLE...", help="What it is for.")]
+Sql = Annotated[bool, typer.Option("--sql", help="Print the statements instead, for somebody else to run.")]
+DsnUnlessSql = Annotated[str | None, typer.Option("--dsn", envvar=DSN_VARIABLE, help="URL of the database.")]
 
 db = typer.Typer(no_args_is_help=True, help="Make, change and check the tables.")
 
@@ -95,6 +101,54 @@ def validate(dsn: Dsn, schema: Schema = DEFAULT_SCHEMA) -> None:
             typer.echo(f"problem: {problem}", err=True)
         raise
     typer.echo(f"{config.masked_dsn}, schema {schema}: the tables are as expected")
+
+
+@db.command()
+def grant(
+    roles: Roles,
+    to: Annotated[str, typer.Option("--to", metavar="NAME", help="Role of the database.")],
+    dsn: DsnUnlessSql = None,
+    schema: Schema = DEFAULT_SCHEMA,
+    create: Annotated[
+        bool, typer.Option("--create", help="Make the role, without a login, if there is none.")
+    ] = False,
+    as_sql: Sql = False,
+) -> None:
+    """Give a role of the database the rights of one or several of ours, and no others.
+
+    writer, reader, projector; keeper, forgetter, rotator (of keys);
+    consumer, cleaner (of the inbox); owner, who gets the tables.
+
+    Grant again after an upgrade. All of it is one transaction.
+    """
+    if as_sql:
+        _print_script(rights.script(rights.check_roles(roles), to, schema, create=create))
+        return
+    config = EventStoreConfig(dsn=dsn, schema=schema)
+    steps = partial(rights.grant, roles=roles, to=to, schema=schema, create=create)
+    asyncio.run(in_transaction(config, steps))
+    names = ", ".join(role.value for role in roles)
+    typer.echo(one_line(f"{config.masked_dsn}, schema {schema}: {to} is {names} now, and nothing else"))
+
+
+@db.command()
+def revoke(
+    who: Annotated[str, typer.Option("--from", metavar="NAME", help="Role of the database.")],
+    dsn: DsnUnlessSql = None,
+    schema: Schema = DEFAULT_SCHEMA,
+    as_sql: Sql = False,
+) -> None:
+    """Take all rights on the schema and its tables from a role of the database."""
+    if as_sql:
+        _print_script(rights.script([], who, schema))
+        return
+    config = EventStoreConfig(dsn=dsn, schema=schema)
+    asyncio.run(in_transaction(config, partial(rights.revoke, who=who, schema=schema)))
+    typer.echo(one_line(f"{config.masked_dsn}, schema {schema}: {who} has no rights any more"))
+
+
+def _print_script(statements: list[str]) -> None:
+    typer.echo("".join(f"{sql};\n" for sql in ["BEGIN", *statements, "COMMIT"]), nl=False)
 
 
 async def _validate(config: EventStoreConfig) -> None:

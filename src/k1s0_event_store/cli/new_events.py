@@ -12,7 +12,12 @@ from uuid import UUID
 
 from k1s0_event_store.batch import encode_batch
 from k1s0_event_store.envelope import EventEnvelope, StreamId
-from k1s0_event_store.exceptions import InvalidEventError, InvalidInputError, shown
+from k1s0_event_store.exceptions import (
+    InvalidEventError,
+    InvalidInputError,
+    LimitExceededError,
+    shown,
+)
 from k1s0_event_store.jsontext import refuse_constant
 
 _NEEDED: Final = ("event_type", "payload")
@@ -31,6 +36,10 @@ def read_new_events(data: bytes, stream_id: StreamId) -> list[EventEnvelope]:
         encode_batch(stream_id, events)
     except InvalidEventError as error:
         _refuse(found[error.index][0], error.reason)
+    except LimitExceededError as error:
+        if error.index is None:
+            raise
+        _refuse(found[error.index][0], error)
     return events
 
 

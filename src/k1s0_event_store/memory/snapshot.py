@@ -11,6 +11,7 @@ from typing import Any, Self
 from k1s0_event_store.config import EventStoreConfig
 from k1s0_event_store.envelope import StreamId
 from k1s0_event_store.jsontext import decode
+from k1s0_event_store.limits import DEFAULT_LIMITS, Limits
 from k1s0_event_store.memory.store import check_open
 from k1s0_event_store.snapshot import (
     Snapshot,
@@ -24,17 +25,18 @@ from k1s0_event_store.snapshot import (
 class _Snapshots:
     """The snapshots of one store, by stream and ascending version, states as JSON text."""
 
-    def __init__(self, interval: int, kept: int) -> None:
-        checked = EventStoreConfig(snapshot_interval=interval, snapshots_kept=kept)
+    def __init__(self, interval: int, kept: int, limits: Limits) -> None:
+        checked = EventStoreConfig(snapshot_interval=interval, snapshots_kept=kept, limits=limits)
         self.interval = checked.snapshot_interval
         self.closed = False
         self._kept = checked.snapshots_kept
+        self._limits = checked.limits
         self._lock = threading.Lock()
         self._streams: dict[StreamId, list[tuple[int, str, datetime, int]]] = {}
 
     def save(self, stream_id: StreamId, version: int, state: Any, schema_version: int) -> None:
         check_open(self.closed)
-        text = encode_state(stream_id, version, state, schema_version)
+        text = encode_state(stream_id, version, state, schema_version, self._limits)
         with self._lock:
             rows = [row for row in self._streams.get(stream_id, []) if row[0] != version]
             insort(rows, (version, text, datetime.now(UTC), schema_version), key=itemgetter(0))
@@ -57,8 +59,10 @@ class _Snapshots:
 class SyncInMemorySnapshotStore(SyncSnapshotStore):
     """Blocking snapshot store in memory."""
 
-    def __init__(self, *, snapshot_interval: int = 50, snapshots_kept: int = 2) -> None:
-        self._snapshots = _Snapshots(snapshot_interval, snapshots_kept)
+    def __init__(
+        self, *, snapshot_interval: int = 50, snapshots_kept: int = 2, limits: Limits = DEFAULT_LIMITS
+    ) -> None:
+        self._snapshots = _Snapshots(snapshot_interval, snapshots_kept, limits)
 
     @property
     def snapshot_interval(self) -> int:
@@ -82,8 +86,10 @@ class SyncInMemorySnapshotStore(SyncSnapshotStore):
 class InMemorySnapshotStore(SnapshotStore):
     """Snapshot store in memory."""
 
-    def __init__(self, *, snapshot_interval: int = 50, snapshots_kept: int = 2) -> None:
-        self._snapshots = _Snapshots(snapshot_interval, snapshots_kept)
+    def __init__(
+        self, *, snapshot_interval: int = 50, snapshots_kept: int = 2, limits: Limits = DEFAULT_LIMITS
+    ) -> None:
+        self._snapshots = _Snapshots(snapshot_interval, snapshots_kept, limits)
 
     @property
     def snapshot_interval(self) -> int:

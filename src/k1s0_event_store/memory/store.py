@@ -30,6 +30,7 @@ from k1s0_event_store.feed import (
     check_page,
 )
 from k1s0_event_store.jsontext import decode
+from k1s0_event_store.limits import DEFAULT_LIMITS, Limits
 from k1s0_event_store.outcome import first_answer, require
 from k1s0_event_store.store import EventStore, Span, SyncEventStore, check_span, check_wait
 
@@ -93,7 +94,8 @@ class _Stored:
 class _Log:
     """The events of one store; every method is one atomic step. `listeners` are called after each append."""
 
-    def __init__(self) -> None:
+    def __init__(self, limits: Limits) -> None:
+        self.limits = limits
         self.listeners: set[Callable[[], None]] = set()
         self._lock = threading.Lock()
         self._all: list[_Stored] = []
@@ -106,7 +108,7 @@ class _Log:
     ) -> EventVersion:
         self._check_open()
         expected = check_expected_version(expected_version)
-        batch = encode_batch(stream_id, events)
+        batch = encode_batch(stream_id, events, self.limits)
         with self._lock:
             actual = len(self._streams.get(stream_id, ()))
             known = self._known(stream_id, batch)
@@ -191,8 +193,8 @@ def check_open(closed: bool) -> None:
 class SyncInMemoryEventStore(SyncEventStore):
     """Blocking event store in memory."""
 
-    def __init__(self) -> None:
-        self._log = _Log()
+    def __init__(self, *, limits: Limits = DEFAULT_LIMITS) -> None:
+        self._log = _Log(limits)
 
     def within(self, session: Any) -> Self:
         return self
@@ -246,8 +248,8 @@ class SyncInMemoryEventStore(SyncEventStore):
 class InMemoryEventStore(EventStore):
     """Event store in memory."""
 
-    def __init__(self) -> None:
-        self._log = _Log()
+    def __init__(self, *, limits: Limits = DEFAULT_LIMITS) -> None:
+        self._log = _Log(limits)
 
     def within(self, session: Any) -> Self:
         return self

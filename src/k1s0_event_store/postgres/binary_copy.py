@@ -14,12 +14,11 @@ from typing import Final
 from uuid import UUID
 
 from k1s0_event_store.batch import Batch
-from k1s0_event_store.envelope import MAX_VERSION, EventEnvelope, StreamId, metadata_text, payload_text
-from k1s0_event_store.exceptions import InvalidEventError
+from k1s0_event_store.envelope import MAX_VERSION, EventEnvelope, StreamId
 from k1s0_event_store.postgres.connection import Steps
 from k1s0_event_store.postgres.errors import RowsDroppedError
 from k1s0_event_store.postgres.statements import Copy, Statement, schema_names, statement
-from k1s0_event_store.runs import Run
+from k1s0_event_store.runs import Run, Texts
 
 EVENT_COLUMNS: Final = (
     "aggregate_type", "aggregate_id", "version", "event_id", "event_type", "payload", "metadata",
@@ -59,12 +58,9 @@ def _copy_statement(schema: str) -> Statement:
     return statement(_COPY_EVENTS, **schema_names(schema), copied=", ".join(EVENT_COLUMNS))
 
 
-def event_rows(events: Sequence[EventEnvelope], runs: Iterable[Run]) -> Iterator[bytes]:
-    """The rows of those of `events` that stand in `runs`, in their order; JSON is made of them on the way.
-
-    Raises InvalidEventError for payload or metadata of which there is none.
-    """
-    return _chunks(_rows_of_runs(events, {run.stream_id: run for run in runs}))
+def event_rows(events: Sequence[EventEnvelope], texts: Texts, runs: Iterable[Run]) -> Iterator[bytes]:
+    """The rows of those of `events` that stand in `runs`, in their order."""
+    return _chunks(_rows_of_runs(events, texts, {run.stream_id: run for run in runs}))
 
 
 def batch_rows(stream_id: StreamId, batch: Batch, first: int) -> Iterator[bytes]:
@@ -84,18 +80,16 @@ def _chunks(rows: Iterable[bytes]) -> Iterator[bytes]:
     yield b"".join([*chunk, _END])
 
 
-def _rows_of_runs(events: Sequence[EventEnvelope], runs: Mapping[StreamId, Run]) -> Iterator[bytes]:
+def _rows_of_runs(
+    events: Sequence[EventEnvelope], texts: Texts, runs: Mapping[StreamId, Run]
+) -> Iterator[bytes]:
     stream_id, stream, first = None, b"", 0
-    for place, event in enumerate(events):
+    for event, payload, metadata in zip(events, texts.payloads, texts.metadata, strict=True):
         if event.stream_id is not stream_id:
             stream_id = event.stream_id
             stream, first = _stream(stream_id), _first_of(runs.get(stream_id))
         if event.version < first:
             continue
-        try:
-            payload, metadata = payload_text(event), metadata_text(event)
-        except ValueError as exc:
-            raise InvalidEventError(event.stream_id, place, f"payload or metadata {exc}") from exc
         yield _row(
             stream, event.version, event.event_id, event.event_type, payload, metadata, event.occurred_at
         )

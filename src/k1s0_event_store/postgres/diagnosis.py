@@ -20,7 +20,7 @@ from k1s0_event_store.exceptions import EventStoreError, PermissionDeniedError, 
 from k1s0_event_store.postgres.client import AsyncClient
 from k1s0_event_store.postgres.connection import AsyncBind
 from k1s0_event_store.postgres.schema import BASE, VERSION_TABLE, head_revision
-from k1s0_event_store.postgres.statements import Query, quote_name, schema_names, statement
+from k1s0_event_store.postgres.statements import Query, quote_name, quote_text, schema_names, statement
 
 _OLDEST_SERVER: Final = 15
 _NEWEST_SERVER: Final = 18
@@ -70,21 +70,21 @@ SELECT (SELECT sum(numbackends)::bigint FROM pg_stat_database),
 _REVISION: Final = "SELECT version_num::text FROM {version_table}"
 
 _RIGHTS: Final = """
-SELECT current_user::text, has_schema_privilege(to_regnamespace('{schema_text}'), 'USAGE'), bool_and(reads),
+SELECT current_user::text, has_schema_privilege(to_regnamespace({schema_text}), 'USAGE'), bool_and(reads),
        bool_and(appends), bool_and(keeps), bool_and(projects)
 FROM (
     SELECT CASE WHEN name IN ('streams', 'events', 'snapshots', 'cluster')
            THEN has_table_privilege(at, 'SELECT') END AS reads,
-           CASE name WHEN 'events' THEN has_table_privilege(at, 'INSERT')
-                WHEN 'streams' THEN has_table_privilege(at, 'INSERT')
+           CASE name WHEN 'events' THEN has_column_privilege(at, 'payload', 'INSERT')
+                WHEN 'streams' THEN has_column_privilege(at, 'version', 'INSERT')
                                     AND has_column_privilege(at, 'version', 'UPDATE') END AS appends,
            CASE WHEN name = 'snapshots' THEN every_right END AS keeps,
            CASE WHEN name IN ('subscriptions', 'subscription_workers', 'dead_letters')
            THEN every_right END AS projects
     FROM (SELECT relname AS name, c.oid AS at,
                  (SELECT bool_and(has_table_privilege(c.oid, needed))
-                  FROM unnest('{SELECT,INSERT,UPDATE,DELETE}'::text[]) AS needed) AS every_right
-          FROM pg_class AS c WHERE relnamespace = to_regnamespace('{schema_text}') AND relkind IN ('r', 'p')
+                  FROM pg_catalog.unnest('{SELECT,INSERT,UPDATE,DELETE}'::text[]) AS needed) AS every_right
+          FROM pg_class AS c WHERE relnamespace = to_regnamespace({schema_text}) AND relkind IN ('r', 'p')
          ) AS our
 ) AS rights"""
 
@@ -143,7 +143,7 @@ class PostgresDoctor(AsyncClient, AsyncClosing):
         schema = self.config.schema
         self._names = schema_names(schema) | {
             "version_table": f"{quote_name(schema)}.{VERSION_TABLE}",
-            "schema_text": quote_name(schema).replace("'", "''"),
+            "schema_text": quote_text(quote_name(schema)),
         }
 
     async def findings(self) -> AsyncIterator[Finding]:
@@ -308,7 +308,7 @@ _UNKNOWN: Final = "a revision that this role may not read"
 _CONNECT: Final = "is the server running, and are host, port, user, password and database right?"
 _MIGRATE: Final = "k1s0-event-store db upgrade, or your own migrations"
 _MONITOR: Final = "grant pg_monitor to it, or ask as another role"
-_GRANT: Final = "where it should: the page on migrations has the grants"
+_GRANT: Final = "where it should: `k1s0-event-store db grant` gives it what it needs"
 
 
 def _or_ok(check: str, text: str, found: Iterator[tuple[str, str]]) -> list[Finding]:

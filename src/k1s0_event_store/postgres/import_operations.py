@@ -13,10 +13,10 @@ from k1s0_event_store.exceptions import (
     ConcurrencyError,
     DuplicateEventError,
     EventStoreError,
-    InvalidEventError,
     OutcomeUnknownError,
 )
 from k1s0_event_store.garbage import CollectionPaused
+from k1s0_event_store.limits import Limits
 from k1s0_event_store.postgres.binary_copy import copy_events, event_rows
 from k1s0_event_store.postgres.connection import Rows, Steps, Transaction
 from k1s0_event_store.postgres.errors import (
@@ -32,14 +32,18 @@ from k1s0_event_store.postgres.import_statements import (
     ImportStatements,
 )
 from k1s0_event_store.postgres.statements import Query
-from k1s0_event_store.runs import Run, check_events, runs_of
+from k1s0_event_store.runs import Run, Texts, check_events, check_names, runs_of, texts_of
 
 
-def import_batch(sql: ImportStatements, events: Iterable[EventEnvelope], joined: bool) -> Steps[int]:
+def import_batch(
+    sql: ImportStatements, events: Iterable[EventEnvelope], joined: bool, limits: Limits
+) -> Steps[int]:
     """Check `events` now; the steps store what is missing, and answer how many that were."""
     with CollectionPaused():
-        batch = check_events(events)
-        transaction = Transaction(partial(_import, sql, batch, runs_of(batch)))
+        batch = check_events(events, limits)
+        runs = runs_of(batch)
+        check_names(batch, runs, limits)
+        transaction = Transaction(partial(_import, sql, batch, texts_of(batch, limits), runs))
     return _import_whole(transaction, joined)
 
 
@@ -55,18 +59,20 @@ def _import_whole(transaction: Transaction, joined: bool) -> Steps[int]:
     return int(imported)
 
 
-def _import(sql: ImportStatements, events: Sequence[EventEnvelope], runs: Sequence[Run]) -> Steps[Rows]:
+def _import(
+    sql: ImportStatements, events: Sequence[EventEnvelope], texts: Texts, runs: Sequence[Run]
+) -> Steps[Rows]:
     """At first as if all were new; where that is refused, what stands there is looked at, and left out."""
     while runs:
         yield Query(SAVEPOINT)
         refusal: EventStoreError | None = None
         try:
-            if (yield from _move(sql, events, runs)):
+            if (yield from _move(sql, events, texts, runs)):
                 yield Query(RELEASE_SAVEPOINT)
                 return ((_count(runs),),)
         except SerializationFailureError as exc:
             raise ConcurrencyError(runs[0].stream_id, runs[0].first - 1, None) from exc
-        except (InvalidEventError, RowsDroppedError, UniqueViolationError) as exc:
+        except (RowsDroppedError, UniqueViolationError) as exc:
             refusal = exc
         # A caller's transaction stays usable, and has nothing of this batch.
         yield Query(ROLLBACK_TO_SAVEPOINT)
@@ -81,13 +87,15 @@ def _import(sql: ImportStatements, events: Sequence[EventEnvelope], runs: Sequen
     return ((0,),)
 
 
-def _move(sql: ImportStatements, events: Sequence[EventEnvelope], runs: Sequence[Run]) -> Steps[bool]:
+def _move(
+    sql: ImportStatements, events: Sequence[EventEnvelope], texts: Texts, runs: Sequence[Run]
+) -> Steps[bool]:
     """Move the heads and store the events; False if a stream is elsewhere: take the heads back then."""
     counts, lasts = [len(run.events) for run in runs], [run.last for run in runs]
     rows = yield Query(sql.move_heads, (*_names(runs), counts, lasts))
     if rows[0][0] < len(runs):
         return False
-    yield from copy_events(sql.schema, event_rows(events, runs), _count(runs))
+    yield from copy_events(sql.schema, event_rows(events, texts, runs), _count(runs))
     return True
 
 

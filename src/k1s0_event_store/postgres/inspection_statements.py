@@ -47,7 +47,7 @@ SELECT aggregate_type FROM types WHERE aggregate_type IS NOT NULL LIMIT $1::bigi
 _VIEW: Final = """
 SELECT aggregate_type, aggregate_id, version, position, event_id, event_type, occurred_at, recorded_at,
        left(line, $1::int), length(line), left(metadata::text, $1::int),
-       metadata ->> 'correlation_id', metadata ->> 'causation_id'
+       metadata ->> 'correlation_id'::text, metadata ->> 'causation_id'::text
 FROM ({rows}) AS e CROSS JOIN LATERAL (SELECT e.payload::text AS line OFFSET 0) AS p
 ORDER BY {order}"""
 
@@ -66,8 +66,8 @@ _ANCESTORS: Final = """
         UNION ALL
         SELECT cause.* FROM ancestors AS a CROSS JOIN LATERAL (
             SELECT e.*, a.depth + 1 FROM {events} AS e
-            WHERE e.event_id = CASE WHEN a.metadata ->> 'causation_id' ~ {uuid}
-                               THEN (a.metadata ->> 'causation_id')::uuid END
+            WHERE e.event_id = CASE WHEN a.metadata ->> 'causation_id'::text ~ {uuid}
+                               THEN (a.metadata ->> 'causation_id'::text)::uuid END
             LIMIT 1
         ) AS cause WHERE a.depth < 100
     ) SELECT * FROM ancestors WHERE depth > 0"""
@@ -75,14 +75,14 @@ _ANCESTORS: Final = """
 # The rest of a correlation ($2): along an index on it, where the app made one. OFFSET 0 keeps the
 # planner from walking along the positions until enough are found.
 _CORRELATED: Final = """
-    SELECT * FROM (SELECT * FROM {events} WHERE metadata ->> 'correlation_id' = $2::text OFFSET 0) AS e
+    SELECT * FROM (SELECT * FROM {events} WHERE metadata ->> 'correlation_id'::text = $2::text OFFSET 0) AS e
     ORDER BY position LIMIT $3::bigint"""
 
 # Else among the events from one position ($4) to another ($5).
 _CORRELATED_AROUND: Final = """
     SELECT * FROM (SELECT * FROM {events} WHERE position >= $4::bigint AND position <= $5::bigint
                    OFFSET 0) AS e
-    WHERE metadata ->> 'correlation_id' = $2::text ORDER BY position LIMIT $3::bigint"""
+    WHERE metadata ->> 'correlation_id'::text = $2::text ORDER BY position LIMIT $3::bigint"""
 
 # Is there such an index, and where do the positions end?
 _SEARCH_SPACE: Final = """
@@ -110,7 +110,7 @@ SELECT aggregate_type, event_type, sum(sampled)::bigint, sum(newest)::bigint, ma
 # the positions, all moments side by side, a look at one event per step.
 _ACTIVITY: Final = """
 WITH RECURSIVE search AS (
-    SELECT $1::timestamptz + number * $2::interval AS moment, ends.low, ends.high
+    SELECT $1::timestamptz + number::float8 * $2::interval AS moment, ends.low, ends.high
     FROM generate_series(0, $3::int) AS number,
          (SELECT coalesce((SELECT position FROM {events} ORDER BY position LIMIT 1), 0) AS low,
                  coalesce((SELECT position FROM {events} ORDER BY position DESC LIMIT 1) + 1, 0) AS high

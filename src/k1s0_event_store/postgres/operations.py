@@ -10,6 +10,7 @@ from typing import Any, Final, TypeAlias
 from uuid import UUID
 
 from k1s0_event_store.batch import Batch, check_stream_id, encode_batch
+from k1s0_event_store.config import EventStoreConfig
 from k1s0_event_store.envelope import (
     STREAM_EXISTS,
     EventEnvelope,
@@ -33,6 +34,7 @@ from k1s0_event_store.exceptions import (
 from k1s0_event_store.feed import FIRST_PAGE, page_size
 from k1s0_event_store.garbage import CollectionPaused
 from k1s0_event_store.jsontext import decode
+from k1s0_event_store.limits import DEFAULT_LIMITS, Limits
 from k1s0_event_store.outcome import first_answer, require
 from k1s0_event_store.postgres.binary_copy import batch_rows, copy_events
 from k1s0_event_store.postgres.connection import Rows, Steps, Transaction
@@ -77,11 +79,14 @@ class Append:
 
 
 def check_append(
-    stream_id: StreamId, events: Sequence[EventEnvelope], expected_version: ExpectedVersion
+    stream_id: StreamId,
+    events: Sequence[EventEnvelope],
+    expected_version: ExpectedVersion,
+    limits: Limits = DEFAULT_LIMITS,
 ) -> Append:
     """What `append` is given, ready to be sent; raises InvalidInputError, DuplicateEventError."""
     expected = check_expected_version(expected_version)
-    return Append(stream_id, encode_batch(stream_id, events), expected)
+    return Append(stream_id, encode_batch(stream_id, events, limits), expected)
 
 
 def append(sql: Statements, wanted: Append, joined: bool) -> Steps[EventVersion]:
@@ -343,10 +348,15 @@ def feed_envelopes(rows: Rows) -> Iterator[EventEnvelope]:
 
 
 def save_snapshot(
-    sql: Statements, stream_id: StreamId, version: int, state: Any, schema_version: int, keep: int
+    sql: Statements,
+    stream_id: StreamId,
+    version: int,
+    state: Any,
+    schema_version: int,
+    config: EventStoreConfig,
 ) -> Steps[None]:
     """Keep a state and prune old ones, in one statement."""
-    text = encode_state(stream_id, version, state, schema_version)
+    text, keep = encode_state(stream_id, version, state, schema_version, config.limits), config.snapshots_kept
     yield Query(
         sql.save_snapshot,
         (stream_id.aggregate_type, stream_id.aggregate_id, version, schema_version, text, keep),

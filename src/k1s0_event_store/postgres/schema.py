@@ -18,13 +18,16 @@ import sqlalchemy as sa
 
 from k1s0_event_store.config import DEFAULT_SCHEMA, check_schema
 from k1s0_event_store.exceptions import ConfigurationError, SchemaError
-from k1s0_event_store.postgres.connection import Steps
+from k1s0_event_store.postgres.connection import Steps, joined_sync_runner, run_sync
 from k1s0_event_store.postgres.models import metadata_for
 from k1s0_event_store.postgres.statements import Query, statement
 
 if TYPE_CHECKING:
     from alembic.operations import Operations
 
+_MIGRATION_LOCK: Final = statement(
+    "SELECT pg_advisory_xact_lock(hashtextextended('k1s0_event_store ' || $1::text, 0))"
+)
 _DIALECT: Final = sa.make_url("postgresql://").get_dialect()()
 HEAD: Final = "head"
 BASE: Final = "base"
@@ -162,8 +165,11 @@ def _version_table(schema: str) -> sa.Table:
 
 def take_lock(connection: sa.Connection, schema: str) -> None:
     """Racing starters wait here until the first one has committed."""
-    lock = sa.text("SELECT pg_advisory_xact_lock(hashtextextended('k1s0_event_store ' || :schema, 0))")
-    connection.execute(lock, {"schema": schema})
+    run_sync(joined_sync_runner(connection, schema), _locked(schema))
+
+
+def _locked(schema: str) -> Steps[None]:
+    yield Query(_MIGRATION_LOCK, (schema,))
 
 
 def _ensure_version_table(op: Any, connection: sa.Connection, schema: str) -> None:

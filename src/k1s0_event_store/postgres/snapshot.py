@@ -21,8 +21,8 @@ class PostgresSnapshotStore(AsyncClient, SnapshotStore):
         return self.config.snapshot_interval
 
     async def save(self, stream_id: StreamId, version: int, state: Any, *, schema_version: int = 1) -> None:
-        keep = self.config.snapshots_kept
-        await self._run(operations.save_snapshot(self._sql, stream_id, version, state, schema_version, keep))
+        what = (stream_id, version, state, schema_version)
+        await self._run(operations.save_snapshot(self._sql, *what, self.config))
 
     async def load_latest(
         self, stream_id: StreamId, *, schema_version: int | None = None, max_version: int | None = None
@@ -38,8 +38,8 @@ class SyncPostgresSnapshotStore(SyncClient, SyncSnapshotStore):
         return self.config.snapshot_interval
 
     def save(self, stream_id: StreamId, version: int, state: Any, *, schema_version: int = 1) -> None:
-        keep = self.config.snapshots_kept
-        self._run(operations.save_snapshot(self._sql, stream_id, version, state, schema_version, keep))
+        what = (stream_id, version, state, schema_version)
+        self._run(operations.save_snapshot(self._sql, *what, self.config))
 
     def load_latest(
         self, stream_id: StreamId, *, schema_version: int | None = None, max_version: int | None = None

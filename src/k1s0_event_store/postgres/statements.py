@@ -47,17 +47,28 @@ class Copy(Query):
 
 
 def statement(sql: str, **names: str) -> Statement:
-    """`sql` with its fragments and {names} filled in.
+    """`sql` with its fragments and {names} filled in, and its functions looked for in pg_catalog only.
 
     Names go in last and in one pass: nothing inside a name is ever read as SQL or as a parameter.
     """
     for fragment, text in _FRAGMENTS.items():
         sql = sql.replace(fragment, text)
+    sql = _FUNCTIONS.sub("pg_catalog.", sql)
 
     def fill(template: str, percent: str) -> str:
         return re.sub(r"\{(\w+)\}", lambda found: names[found[1]].replace("%", percent), template)
 
     return Statement(fill(sql, "%"), fill(re.sub(r"\$(\d+)", r"%(p\1)s", sql), "%%"))
+
+
+# PostgreSQL prefers the function whose parameters fit best, in whichever schema of the search path it is:
+# public.unnest(text[]) to its own, which takes any array. What is exact in pg_catalog is listed all the
+# same, so that nobody has to know. `unnest` of several arrays must not be qualified, and needs it not.
+_FUNCTIONS: Final = re.compile(
+    r"(?<![\w.])(?=(?:abs|age|array_agg|bool_and|bool_or|clock_timestamp|count|current_setting|format_type"
+    r"|generate_series|has_\w+_privilege|hashtextextended|lag|left|length|make_interval|max|min|mod|now"
+    r"|num_nonnulls|pg_\w+|set_config|strpos|sum|timestamptz_send|to_regnamespace|width_bucket)\()"
+)
 
 
 def quote_name(name: str) -> str:
@@ -298,7 +309,7 @@ def partition_of(event: str, partitions: str) -> str:
 # (tx, position) from $8 to $9, ended by the limit. The end stands outside: without statistics the
 # planner would take the range for a few rows and sort all of a large transaction for every page.
 _LATE: Final = """
-    SELECT e.*, true FROM unnest((SELECT $7::text[])) AS late (tx)
+    SELECT e.*, true FROM pg_catalog.unnest((SELECT $7::text[])) AS late (tx)
     CROSS JOIN LATERAL (SELECT * FROM {events} AS e
                         WHERE e.tx = late.tx::xid8 AND e.position > (SELECT $8::bigint)
                         ORDER BY e.position LIMIT (SELECT $5::bigint)) AS e

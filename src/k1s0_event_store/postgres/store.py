@@ -55,7 +55,7 @@ class PostgresEventStore(AsyncClient, EventStore):
     async def append(
         self, stream_id: StreamId, events: Sequence[EventEnvelope], expected_version: ExpectedVersion = None
     ) -> EventVersion:
-        wanted = operations.check_append(stream_id, events, expected_version)
+        wanted = operations.check_append(stream_id, events, expected_version, self.config.limits)
         if self._coalescer is None or self._joined or not wanted.batch:
             return await self._append_alone(wanted)
         return await self._coalescer.append(wanted)
@@ -68,7 +68,7 @@ class PostgresEventStore(AsyncClient, EventStore):
 
     async def import_batch(self, events: Iterable[EventEnvelope]) -> int:
         sql = import_statements_for(self.config.schema, self.config.notify)
-        return await self._run(import_batch(sql, events, self._joined))
+        return await self._run(import_batch(sql, events, self._joined, self.config.limits))
 
     async def load(
         self,
@@ -142,12 +142,12 @@ class SyncPostgresEventStore(SyncClient, SyncEventStore):
     def append(
         self, stream_id: StreamId, events: Sequence[EventEnvelope], expected_version: ExpectedVersion = None
     ) -> EventVersion:
-        wanted = operations.check_append(stream_id, events, expected_version)
+        wanted = operations.check_append(stream_id, events, expected_version, self.config.limits)
         return self._run(operations.append(self._sql, wanted, self._joined))
 
     def import_batch(self, events: Iterable[EventEnvelope]) -> int:
         sql = import_statements_for(self.config.schema, self.config.notify)
-        return self._run(import_batch(sql, events, self._joined))
+        return self._run(import_batch(sql, events, self._joined, self.config.limits))
 
     def load(
         self,

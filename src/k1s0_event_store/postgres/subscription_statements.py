@@ -160,7 +160,7 @@ _BEHIND_ALL: Final = "SELECT recorded_at FROM {events} ORDER BY position"
 _BEHIND_PLACE: Final = """
 (SELECT recorded_at FROM {events} WHERE tx >= $2::text::xid8 ORDER BY tx, position LIMIT $1::bigint)
 UNION ALL
-(SELECT e.recorded_at FROM unnest($3::text[]) AS late (tx)
+(SELECT e.recorded_at FROM pg_catalog.unnest($3::text[]) AS late (tx)
  JOIN {events} AS e ON e.tx = late.tx::xid8 LIMIT $1::bigint)"""
 _BEHIND_BATCH: Final = """
 SELECT recorded_at FROM {events}

@@ -20,7 +20,7 @@ from k1s0_event_store.feed import Cursor
 from k1s0_event_store.postgres.client import AsyncClient
 from k1s0_event_store.postgres.connection import AsyncBind, Rows
 from k1s0_event_store.postgres.feed import Batch, Place, TxSnapshot, parse
-from k1s0_event_store.postgres.statements import Query, Statement, schema_names, statement
+from k1s0_event_store.postgres.statements import Query, Statement, quote_text, schema_names, statement
 
 PAGE: Final = 20_000
 _LOWEST: Final = -(2**63)
@@ -156,7 +156,7 @@ FROM {subscriptions} CROSS JOIN pg_control_system() ORDER BY name, version, part
 _SEQUENCE: Final = """
 SELECT coalesce((SELECT max(position) FROM {events}), 0), has_sequence_privilege(name, 'SELECT'),
        CASE WHEN has_sequence_privilege(name, 'SELECT') THEN coalesce(pg_sequence_last_value(name), 0) END
-FROM (SELECT pg_get_serial_sequence('{events_text}', 'position')::regclass AS name) AS sequence
+FROM (SELECT pg_get_serial_sequence({events_text}, 'position')::regclass AS name) AS sequence
 WHERE name IS NOT NULL"""
 
 
@@ -255,7 +255,7 @@ class PostgresVerifier(AsyncClient, AsyncClosing):
             watch(Looked(walk.check, looked_at))
 
     async def _rows(self, sql: str) -> Rows:
-        events = self._names["events"].replace("'", "''")
+        events = quote_text(self._names["events"])
         return await self._runner.fetch(Query(statement(sql, **self._names, events_text=events)))
 
     async def _checkpoints(self, watch: Watch) -> list[Fault]:

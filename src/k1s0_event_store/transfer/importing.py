@@ -15,6 +15,7 @@ from k1s0_event_store.exceptions import (
     ConcurrencyError,
     DuplicateEventError,
     InvalidEventError,
+    LimitExceededError,
     TransferError,
 )
 from k1s0_event_store.garbage import CollectionPaused
@@ -152,11 +153,27 @@ async def _import_batch(store: EventStore, batch: _Batch) -> int:
         return await _import_or_retry(store, batch.events)
     except InvalidEventError as exc:
         place, refusal = exc.index, TransferError(exc.reason, batch.first_line + exc.index)
+    except LimitExceededError as exc:
+        if exc.index is None:
+            return await _import_in_parts(store, batch, exc)
+        place, refusal = exc.index, TransferError(str(exc), batch.first_line + exc.index)
     except DuplicateEventError as exc:
         place = _first_taken(batch.events, exc)
         refusal = TransferError(_TAKEN, batch.first_line + place)
     await _import_batch(store, replace(batch, events=batch.events[:place]))
     raise refusal
+
+
+async def _import_in_parts(store: EventStore, batch: _Batch, error: LimitExceededError) -> int:
+    """A batch that has more events than the store takes at once, in several; what else is wrong is raised."""
+    if error.limit != "events":
+        raise error
+    starts = range(0, len(batch.events), error.most)
+    parts = [
+        replace(batch, first_line=batch.first_line + at, events=batch.events[at : at + error.most])
+        for at in starts
+    ]
+    return sum([await _import_batch(store, part) for part in parts])
 
 
 async def _import_or_retry(store: EventStore, events: Sequence[EventEnvelope]) -> int:
