@@ -7,13 +7,14 @@ from dataclasses import dataclass, field, fields
 from typing import Any, Final
 
 from k1s0_event_store.envelope import MAX_NAME_LENGTH
-from k1s0_event_store.exceptions import ConfigurationError, LimitExceededError
+from k1s0_event_store.exceptions import ConfigurationError, LimitExceededError, shown
 from k1s0_event_store.jsontext import nesting, nests_deeper
 
 MAX_NESTING: Final = 250
 """Levels that arrays and objects in JSON may have, whatever the limits: what is deeper is not encoded."""
 
 _MOST: Final = {"name": MAX_NAME_LENGTH, "depth": MAX_NESTING}
+_LARGEST: Final = 2**63 - 1
 _LEAST: Final = {"metadata": len("{}")}
 
 
@@ -42,11 +43,10 @@ class Limits:
             value, least = getattr(self, name), _LEAST.get(name, 1)
             if isinstance(value, bool) or not isinstance(value, int) or value < least:
                 raise ConfigurationError(
-                    f"the limit {name} must be a whole number of at least {least}, not {value!r}"
+                    f"the limit {name} must be a whole number of at least {least}, not {shown(value)}"
                 )
-        for name, most in _MOST.items():
-            if getattr(self, name) > most:
-                raise ConfigurationError(f"the limit {name} can be at most {most}, not {getattr(self, name)}")
+            if value > (most := _MOST.get(name, _LARGEST)):
+                raise ConfigurationError(f"the limit {name} can be at most {most}, not {shown(value)}")
         # A level takes two characters: what is shorter than this breaks no limit.
         object.__setattr__(self, "short", min(self.payload, self.metadata, 2 * self.depth))
 

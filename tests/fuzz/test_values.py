@@ -147,6 +147,7 @@ VALUES = {
         "data": st.none(),
     }, None),
     "publisher_for": ({"url": URLS, "timeout": SECONDS}, None),
+    "Limits": (dict.fromkeys(["payload", "metadata", "state", "depth", "events", "name"], WHOLE), None),
     "AggregateCache": ({"max_bytes": WHOLE}, None),
     "every": ({"events": WHOLE}, None),
     "after": ({"first": NAMES, "second": NAMES}, lambda first, second: k1s0_event_store.after(first, second)),

@@ -194,7 +194,7 @@ def mutated(statements, names, old, new):
     for name in names:
         before = getattr(statements, name)
         after = _mutated(before, old, new)
-        assert after != before
+        assert after != _mutated(before, "", "")
         setattr(changed, name, after)
     return changed
 
@@ -203,4 +203,5 @@ def _mutated(statement, old, new):
     if isinstance(statement, Appends):
         kinds = {field.name: _mutated(getattr(statement, field.name), old, new) for field in fields(Appends)}
         return Appends(**kinds)
-    return replace(statement, dollar=statement.dollar.replace(old, new))
+    # As it is written, without the schema that every function has been given.
+    return replace(statement, dollar=statement.dollar.replace("pg_catalog.", "").replace(old, new))

@@ -101,8 +101,7 @@ inserted AS (
 )
 SELECT version / ((SELECT count(*) FROM inserted) = $3::bigint)::int{notified} FROM moved"""
 
-# One event, the most frequent append by far: $4 to $8 are its values. No arrays are made, sent and unnested,
-# which takes a third of what such an append costs the server.
+# One event, the most frequent append by far: $4 to $8 are its values. No arrays are made, sent and unnested.
 _INSERTED_ONE: Final = """,
 inserted AS (
     INSERT INTO {events} (aggregate_type, aggregate_id, version, event_id, event_type,
