@@ -28,7 +28,6 @@ from k1s0_event_store.testing.inbox_contract import (
 from k1s0_event_store.testing.key_contract import KeyStoreContract, RacingKeysContract
 from k1s0_event_store.testing.runner_contract import RunnerContract
 from k1s0_event_store.testing.subscription_contract import SubscriptionStoreContract
-
 from tests.contract.test_subscriptions import PostgresLedger
 
 from ..pooler import pooled_dsn, running_pooler

@@ -39,6 +39,18 @@ class LockNotAvailableError(DatabaseError):
     retryable = True
 
 
+class InsufficientResourcesError(DatabaseError):
+    """SQLSTATE class 53: the disk is full, or memory or a limit is used up, until somebody makes room."""
+
+    retryable = True
+
+
+class ReadOnlyError(DatabaseError):
+    """SQLSTATE 25006: a standby, until it is promoted; or a transaction that only reads."""
+
+    retryable = True
+
+
 class ConnectionLostError(StoreUnavailableError):
     """The connection broke after a statement was sent."""
 
@@ -47,10 +59,11 @@ class RowsDroppedError(DatabaseError):
     """SQLSTATE 22012, which our own append raises when a trigger or rule swallowed an event."""
 
 
-_ASYNCPG_ERRORS: Final = (asyncpg.PostgresError, asyncpg.InterfaceError)
+_ASYNCPG_ERRORS: Final = (asyncpg.PostgresError, asyncpg.InterfaceError, asyncpg.InternalClientError)
 _AUTHENTICATION: Final = frozenset({"28000", "28P01", "3D000"})
 _SCHEMA: Final = frozenset({"42P01", "42703", "3F000", "42883", "42704", "42P10"})
-_LOST: Final = frozenset({"57P01", "57P02", "57P05"})
+_LOST: Final = frozenset({"57P01", "57P02", "57P05", "25P03", "25P04"})
+"""Told as the server hangs up: it shuts down, or the session or its transaction was idle or open too long."""
 _UNAVAILABLE: Final = frozenset({"57P03", "53300"})
 
 
@@ -65,7 +78,7 @@ def translate(error: BaseException, schema: str, *, connecting: bool = False) ->
         return StoreUnavailableError(f"PostgreSQL does not take connections: {message}")
     if connecting and (state is None or state.startswith("08")) and _is_database_error(error, cause):
         return StoreUnavailableError(f"PostgreSQL cannot be reached: {message}")
-    if state in _LOST or (state or "").startswith("08") or _is_lost(error):
+    if state in _LOST or (state or "").startswith("08") or _is_lost(error) or is_out_of_step(cause):
         return ConnectionLostError(f"the connection to PostgreSQL broke: {message}")
     if state is not None:
         return _from_state(state, cause, message, schema)
@@ -79,6 +92,16 @@ def _from_state(state: str, cause: BaseException, message: str, schema: str) -> 
         return SerializationFailureError(message, state)
     if state == "55P03":
         return LockNotAvailableError(message, state)
+    if state.startswith("53"):
+        return InsufficientResourcesError(
+            f"the server lacks room: {message}; nothing was stored, make room and repeat it", state
+        )
+    if state == "25006":
+        return ReadOnlyError(
+            f"this server or transaction only reads: {message}; to write, connect to the primary (a DSN that "
+            "names all servers finds it with target_session_attrs=read-write)",
+            state,
+        )
     if state == "40P01":
         return DeadlockError(f"PostgreSQL ended this transaction to resolve a deadlock: {message}")
     if state == "25P01":
@@ -120,6 +143,11 @@ def _is_lost(error: BaseException) -> bool:
     if isinstance(error, sa_exc.DBAPIError):
         return error.connection_invalidated
     return isinstance(error, asyncpg.InterfaceError | OSError)
+
+
+def is_out_of_step(error: BaseException) -> bool:
+    """True where asyncpg no longer knows what comes next, as after a last word of a server that is killed."""
+    return isinstance(error, asyncpg.InternalClientError)
 
 
 def _is_database_error(error: BaseException, cause: BaseException) -> bool:
