@@ -4,6 +4,8 @@ import psycopg
 import pytest
 from hypothesis import settings
 
+from .pooler import pooled_dsn, running_pooler
+
 # No test fails because the machine is slow.
 settings.register_profile(
     "no deadline", settings.get_profile(settings.get_current_profile_name()), deadline=None
@@ -21,3 +23,15 @@ def sql(event_store_dsn):
             return cursor.fetchall() if cursor.description else []
 
         yield run
+
+
+@pytest.fixture(scope="session")
+def pooler_folder(event_store_server):
+    with running_pooler(event_store_server, default_pool_size=2) as folder:
+        yield folder
+
+
+@pytest.fixture
+def pooler(pooler_folder, event_store_dsn):
+    """DSN through a PgBouncer in transaction mode that has two connections to the test's database."""
+    return pooled_dsn(pooler_folder, event_store_dsn)

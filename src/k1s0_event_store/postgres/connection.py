@@ -38,7 +38,7 @@ from sqlalchemy.util import await_only, greenlet_spawn
 from k1s0_event_store.config import EventStoreConfig, join_url, split_url
 from k1s0_event_store.exceptions import ConfigurationError, EventStoreError, StoreClosedError
 from k1s0_event_store.postgres.copying import copy_in, copy_in_sync
-from k1s0_event_store.postgres.errors import translate
+from k1s0_event_store.postgres.errors import is_out_of_step, translate
 from k1s0_event_store.postgres.models import EventRow
 from k1s0_event_store.postgres.statements import Copy, Query
 
@@ -184,7 +184,7 @@ class AsyncpgPoolRunner:
                 return await_only(connection.fetch(query.statement.dollar, *query.args))
             except BaseException as exc:
                 # Cancelled while a statement may be under way: nobody else gets this connection.
-                if connection.is_closed() or not isinstance(exc, Exception):
+                if connection.is_closed() or not isinstance(exc, Exception) or is_out_of_step(exc):
                     connection.terminate()
                     raw.invalidate()
                 raise

@@ -3,9 +3,10 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import AsyncIterator, Iterator
+from collections.abc import AsyncIterator, Coroutine, Iterator
 from typing import Any
 
+import asyncpg
 from sqlalchemy import Connection
 from sqlalchemy import exc as sa_exc
 from sqlalchemy.engine.interfaces import Dialect
@@ -28,6 +29,10 @@ async def copy_in(connection: AsyncConnection, copy: Copy) -> int:
             await connection.invalidate(exc)
         _raise_as_sqlalchemy(exc, connection.dialect, is_lost)
         raise
+    except BaseException as exc:
+        # Cancelled in the midst of a COPY: as SQLAlchemy does it after a statement that was cancelled.
+        await connection.invalidate(exc)
+        raise
 
 
 def copy_in_sync(connection: Connection, copy: Copy) -> int:
@@ -48,14 +53,39 @@ def copy_in_sync(connection: Connection, copy: Copy) -> int:
 
 
 async def _copy_by_asyncpg(driver: Any, copy: Copy) -> int:
-    answer = await driver.copy_to_table(
-        copy.table,
-        schema_name=copy.schema,
-        columns=copy.columns,
-        format="binary",
-        source=_one_by_one(copy.data),
+    answer = await _unless_lost(
+        driver,
+        driver.copy_to_table(
+            copy.table,
+            schema_name=copy.schema,
+            columns=copy.columns,
+            format="binary",
+            source=_one_by_one(copy.data),
+        ),
     )
     return int(answer.removeprefix("COPY "))
+
+
+async def _unless_lost(driver: Any, copying: Coroutine[Any, Any, str]) -> str:
+    """The answer. Where the connection is lost while the server is behind, asyncpg would wait for ever."""
+    task = asyncio.ensure_future(copying)
+    is_lost = False
+
+    def lose(_driver: Any) -> None:
+        nonlocal is_lost
+        is_lost = True
+        task.cancel()
+
+    driver.add_termination_listener(lose)
+    try:
+        return await task
+    except asyncio.CancelledError as exc:
+        current = asyncio.current_task()
+        if not is_lost or (current is not None and current.cancelling()):
+            raise
+        raise asyncpg.ConnectionDoesNotExistError("the connection was lost in the midst of a COPY") from exc
+    finally:
+        driver.remove_termination_listener(lose)
 
 
 async def _one_by_one(chunks: Iterator[bytes]) -> AsyncIterator[bytes]:

@@ -39,6 +39,18 @@ class LockNotAvailableError(DatabaseError):
     retryable = True
 
 
+class InsufficientResourcesError(DatabaseError):
+    """SQLSTATE class 53: the disk is full, or memory or a limit is used up, until somebody makes room."""
+
+    retryable = True
+
+
+class ReadOnlyError(DatabaseError):
+    """SQLSTATE 25006: a standby, until it is promoted; or a transaction that only reads."""
+
+    retryable = True
+
+
 class ConnectionLostError(StoreUnavailableError):
     """The connection broke after a statement was sent."""
 
@@ -50,7 +62,8 @@ class RowsDroppedError(DatabaseError):
 _ASYNCPG_ERRORS: Final = (asyncpg.PostgresError, asyncpg.InterfaceError, asyncpg.InternalClientError)
 _AUTHENTICATION: Final = frozenset({"28000", "28P01", "3D000"})
 _SCHEMA: Final = frozenset({"42P01", "42703", "3F000", "42883", "42704", "42P10"})
-_LOST: Final = frozenset({"57P01", "57P02", "57P05"})
+_LOST: Final = frozenset({"57P01", "57P02", "57P05", "25P03", "25P04"})
+"""Told as the server hangs up: it shuts down, or the session or its transaction was idle or open too long."""
 _UNAVAILABLE: Final = frozenset({"57P03", "53300"})
 
 
@@ -79,6 +92,16 @@ def _from_state(state: str, cause: BaseException, message: str, schema: str) -> 
         return SerializationFailureError(message, state)
     if state == "55P03":
         return LockNotAvailableError(message, state)
+    if state.startswith("53"):
+        return InsufficientResourcesError(
+            f"the server lacks room: {message}; nothing was stored, make room and repeat it", state
+        )
+    if state == "25006":
+        return ReadOnlyError(
+            f"this server or transaction only reads: {message}; to write, connect to the primary (a DSN that "
+            "names all servers finds it with target_session_attrs=read-write)",
+            state,
+        )
     if state == "40P01":
         return DeadlockError(f"PostgreSQL ended this transaction to resolve a deadlock: {message}")
     if state == "25P01":
