@@ -5,6 +5,7 @@ import warnings
 
 import pytest
 
+
 def pytest_collection_modifyitems(items):
     for item in items:
         if "tests/faults/" in item.path.as_posix():

@@ -301,8 +301,14 @@ def async_runner(config: EventStoreConfig, bind: AsyncBind) -> AsyncRunner:
         return AsyncConnectionRunner(bind.begin, config.schema, bind)
     if bind.dialect.driver == "asyncpg":
         return AsyncpgPoolRunner(bind, config.schema)
-    autocommit = bind.execution_options(isolation_level="AUTOCOMMIT")
-    return AsyncConnectionRunner(autocommit.connect, config.schema, bind)
+
+    @asynccontextmanager
+    async def autocommit() -> AsyncIterator[AsyncConnection]:
+        # Not an option of the engine: cancelled while that is set, SQLAlchemy would lose the connection.
+        async with bind.connect() as connection:
+            yield await connection.execution_options(isolation_level="AUTOCOMMIT")
+
+    return AsyncConnectionRunner(autocommit, config.schema, bind)
 
 
 def sync_runner(config: EventStoreConfig, bind: SyncBind) -> SyncRunner:
@@ -360,10 +366,11 @@ async def _async_transaction(bind: AsyncBind, schema: str) -> AsyncIterator[Asyn
                 await session.connection(bind_arguments={"mapper": EventRow}, execution_options=_OWN)
                 yield joined_async_runner(session, schema)
         else:
-            connection = await _live_connection(bind.execution_options(**_OWN))
-            async with aclosing(connection), connection.begin():
-                errors.connecting = False
-                yield joined_async_runner(connection, schema)
+            async with aclosing(await _live_connection(bind)) as connection:
+                await connection.execution_options(**_OWN)
+                async with connection.begin():
+                    errors.connecting = False
+                    yield joined_async_runner(connection, schema)
 
 
 async def _live_connection(engine: AsyncEngine) -> AsyncConnection:
