@@ -27,6 +27,7 @@ from k1s0_event_store.postgres.inbox import PostgresInbox
 from k1s0_event_store.postgres.keys import PostgresKeyStore
 from k1s0_event_store.testing.contract import events_of, new_events, read_pages, versions
 
+from .cancellation import is_long
 from .cancelled_calls import (
     AGGREGATES,
     COUNTING,
@@ -153,7 +154,9 @@ async def on_a_sessionmaker(config):
         yield PostgresEventStore(bind=async_sessionmaker(engine)), engine
 
 
-STAND_ALONE = (alone, coalescing, behind_a_pooler, on_psycopg, on_a_sessionmaker)
+STAND_ALONE = [alone, coalescing, on_psycopg, *([behind_a_pooler, on_a_sessionmaker] if is_long() else [])]
+STRIDE = 1 if is_long() else 7
+"""Of the awaits of a runner and its tasks every so many are taken."""
 
 
 OTHERS = {
@@ -222,7 +225,7 @@ async def project(event, session):
 async def test_a_runner_that_is_cancelled_anywhere_leaves_nothing_and_has_every_effect_once(world, sql):
     sql("CREATE TABLE ledger (number integer)")
     await world.store.append(StreamId("seen", "1"), new_events(StreamId("seen", "1"), 5))
-    for interruption in interruptions(in_all=True):
+    for interruption in interruptions(STRIDE, in_all=True):
         world.begin_anew()
         sql("TRUNCATE ledger")
         projection = Projection(world.stream.aggregate_id, project, aggregate_types=["seen"])
