@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import sys
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, field, fields
 from typing import Any, Final
@@ -14,7 +15,8 @@ MAX_NESTING: Final = 250
 """Levels that arrays and objects in JSON may have, whatever the limits: what is deeper is not encoded."""
 
 _MOST: Final = {"name": MAX_NAME_LENGTH, "depth": MAX_NESTING}
-_LARGEST: Final = 2**63 - 1
+_LARGEST: Final = sys.maxsize - 1
+"""One more can still be counted to."""
 _LEAST: Final = {"metadata": len("{}")}
 
 

@@ -2,6 +2,7 @@
 
 import json
 import random
+import sys
 
 import pytest
 
@@ -113,3 +114,11 @@ def test_what_the_deepest_limit_allows_is_encoded():
         value = [value]
     batch = encode_batch(ORDER, [EventEnvelope(ORDER, "Deep", value, {"a": value[0]})])
     assert nesting(batch.payloads[0]) == nesting(batch.metadata[0]) == MAX_NESTING
+
+
+def test_the_largest_limits_there_are_still_let_events_through():
+    largest = Limits(payload=sys.maxsize - 1, events=sys.maxsize - 1)
+    stream_id = StreamId("order", "1")
+    assert len(encode_batch(stream_id, [EventEnvelope(stream_id, "Placed", {})], largest)) == 1
+    with pytest.raises(ConfigurationError, match="at most"):
+        Limits(events=sys.maxsize)
