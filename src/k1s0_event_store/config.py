@@ -33,6 +33,8 @@ _LEAST: Final = {
 _TOO_MANY: Final = 2**63
 """Of anything; Python cannot even print a number of thousands of digits."""
 _MASK: Final = "***"
+_TENANT_BYTES: Final = 200
+"""It stands in every key of every row."""
 
 
 @dataclass(frozen=True, kw_only=True, repr=False)
@@ -49,6 +51,7 @@ class EventStoreConfig:
     `transaction_pooler`: True behind a pooler in transaction mode (PgBouncer): nothing is prepared.
     `notify`: appends wake up the subscriptions that listen (PostgreSQL's NOTIFY): an event is handled
     milliseconds after its commit, and many small appends at the same time become slower.
+    `tenant`: whose rows these are, in tables that keep tenants apart: no others are seen or written.
     `limits`: how large an event, a batch and a state may be; see Limits.
     `engine_options`: more keywords for `create_engine`, as they are.
 
@@ -68,6 +71,7 @@ class EventStoreConfig:
     application_name: str = "k1s0-event-store"
     transaction_pooler: bool = False
     notify: bool = False
+    tenant: str | None = None
     limits: Limits = DEFAULT_LIMITS
     engine_options: Mapping[str, Any] = field(default_factory=dict, hash=False)
 
@@ -81,6 +85,8 @@ class EventStoreConfig:
             _check_seconds(name, getattr(self, name))
         for name in ("pool_pre_ping", "transaction_pooler", "notify"):
             check_switch(name, getattr(self, name))
+        if self.tenant is not None:
+            check_tenant(self.tenant)
         _check_type("application_name", self.application_name, str, "a string")
         _check_type("limits", self.limits, Limits, "Limits(...)")
         _check_type("engine_options", self.engine_options, Mapping, "a mapping")
@@ -224,6 +230,19 @@ def check_schema(schema: object) -> str:
     if schema.startswith("pg_") or schema == "information_schema":
         raise ConfigurationError(f"schema {shown(schema)} is reserved by PostgreSQL; choose another name")
     return schema
+
+
+def check_tenant(tenant: object) -> str:
+    """Return `tenant` if rows can be kept under that name, else raise ConfigurationError."""
+    if not isinstance(tenant, str) or not tenant or "\x00" in tenant:
+        raise ConfigurationError(f"tenant must be a string that is not empty, without NUL: {shown(tenant)}")
+    try:
+        length = len(tenant.encode())
+    except UnicodeEncodeError:
+        raise ConfigurationError(f"tenant must be Unicode text, not {shown(tenant)}") from None
+    if length > _TENANT_BYTES:
+        raise ConfigurationError(f"tenant must have at most {_TENANT_BYTES} bytes, not {length}")
+    return tenant
 
 
 def check_switch(name: str, value: object) -> None:

@@ -11,7 +11,8 @@
     │   ├── LimitExceededError       more than the store's limits allow
     │   ├── TransferError            a file of events that is damaged, cut or contradicts the store
     │   └── ConfigurationError       a setting, a DSN, an engine of the wrong kind
-    │       └── RegistryError        event types or upcasters that contradict each other
+    │       ├── RegistryError        event types or upcasters that contradict each other
+    │       └── TenantRequiredError  the tables keep tenants apart, and nobody said whose rows are meant
     ├── CorruptDataError             what is stored cannot be read back
     │   ├── EventDecodeError         a stored event does not fit its model
     │   └── UnknownEventTypeError    a stored event is of a type, or a version of it, that nobody registered
@@ -203,6 +204,10 @@ class ConfigurationError(InvalidInputError):
 
 class RegistryError(ConfigurationError):
     """Event types, aliases or upcasters that contradict each other, or leave a gap."""
+
+
+class TenantRequiredError(ConfigurationError):
+    """The tables keep tenants apart, and no tenant was given: nothing is seen, nothing written."""
 
 
 class CorruptDataError(EventStoreError):

@@ -5,11 +5,19 @@ from __future__ import annotations
 from collections.abc import Iterable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
+from datetime import datetime
 from itertools import islice
 from typing import TypeAlias
 from uuid import UUID
 
-from k1s0_event_store.envelope import EventEnvelope, StreamId, changed, metadata_text, payload_text
+from k1s0_event_store.envelope import (
+    MAX_VERSION,
+    EventEnvelope,
+    StreamId,
+    changed,
+    metadata_text,
+    payload_text,
+)
 from k1s0_event_store.exceptions import (
     ConcurrencyError,
     InvalidEventError,
@@ -20,6 +28,8 @@ from k1s0_event_store.limits import DEFAULT_LIMITS, Limits
 
 Identity: TypeAlias = tuple[UUID, str]
 """Id and type of an event: what the one that is stored and the one that is given must share."""
+EventValues: TypeAlias = tuple[StreamId, int, UUID, str, str, str, datetime]
+"""Stream, version, id, type, payload and metadata as JSON, and when it occurred."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -142,6 +152,23 @@ def runs_of(events: Iterable[EventEnvelope]) -> list[Run]:
         run.events.append(event)
         run.places.append(place)
     return list(runs.values())
+
+
+def values_of_runs(
+    events: Sequence[EventEnvelope], texts: Texts, runs: Iterable[Run]
+) -> Iterator[EventValues]:
+    """What is stored of those of `events` that stand in `runs`, in their order."""
+    firsts = {run.stream_id: run.first for run in runs}
+    stream_id, first = None, 0
+    for event, payload, metadata in zip(events, texts.payloads, texts.metadata, strict=True):
+        if event.stream_id is not stream_id:
+            stream_id = event.stream_id
+            first = firsts.get(stream_id, MAX_VERSION + 1)
+        if event.version >= first:
+            yield (
+                stream_id, event.version, event.event_id, event.event_type, payload, metadata,
+                event.occurred_at,
+            )  # fmt: skip
 
 
 def _misplaced(run: Run, event: EventEnvelope) -> str:

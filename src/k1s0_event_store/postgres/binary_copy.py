@@ -5,7 +5,7 @@ Made here, because codecs and adapters that an app registers with its driver wou
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from datetime import UTC, datetime, timedelta
 from functools import lru_cache
 from itertools import count
@@ -14,11 +14,11 @@ from typing import Final
 from uuid import UUID
 
 from k1s0_event_store.batch import Batch
-from k1s0_event_store.envelope import MAX_VERSION, EventEnvelope, StreamId
+from k1s0_event_store.envelope import EventEnvelope, StreamId
 from k1s0_event_store.postgres.connection import Steps
 from k1s0_event_store.postgres.errors import RowsDroppedError
 from k1s0_event_store.postgres.statements import Copy, Statement, schema_names, statement
-from k1s0_event_store.runs import Run, Texts
+from k1s0_event_store.runs import EventValues, Run, Texts, values_of_runs
 
 EVENT_COLUMNS: Final = (
     "aggregate_type", "aggregate_id", "version", "event_id", "event_type", "payload", "metadata",
@@ -49,6 +49,11 @@ def copy_events(schema: str, rows: Iterator[bytes], events: int) -> Steps[None]:
     ((stored,),) = yield Copy(
         _copy_statement(schema), schema=schema, table="events", columns=EVENT_COLUMNS, data=rows
     )
+    check_none_dropped(stored, events)
+
+
+def check_none_dropped(stored: int, events: int) -> None:
+    """Raise RowsDroppedError where fewer were stored than sent."""
     if stored < events:
         raise RowsDroppedError("a trigger on the events table dropped a row; nothing was stored", "22012")
 
@@ -60,7 +65,7 @@ def _copy_statement(schema: str) -> Statement:
 
 def event_rows(events: Sequence[EventEnvelope], texts: Texts, runs: Iterable[Run]) -> Iterator[bytes]:
     """The rows of those of `events` that stand in `runs`, in their order."""
-    return _chunks(_rows_of_runs(events, texts, {run.stream_id: run for run in runs}))
+    return _chunks(_rows_of_streams(values_of_runs(events, texts, runs)))
 
 
 def batch_rows(stream_id: StreamId, batch: Batch, first: int) -> Iterator[bytes]:
@@ -80,24 +85,12 @@ def _chunks(rows: Iterable[bytes]) -> Iterator[bytes]:
     yield b"".join([*chunk, _END])
 
 
-def _rows_of_runs(
-    events: Sequence[EventEnvelope], texts: Texts, runs: Mapping[StreamId, Run]
-) -> Iterator[bytes]:
-    stream_id, stream, first = None, b"", 0
-    for event, payload, metadata in zip(events, texts.payloads, texts.metadata, strict=True):
-        if event.stream_id is not stream_id:
-            stream_id = event.stream_id
-            stream, first = _stream(stream_id), _first_of(runs.get(stream_id))
-        if event.version < first:
-            continue
-        yield _row(
-            stream, event.version, event.event_id, event.event_type, payload, metadata, event.occurred_at
-        )
-
-
-def _first_of(run: Run | None) -> int:
-    """The first version that is wanted of a stream."""
-    return MAX_VERSION + 1 if run is None else run.first
+def _rows_of_streams(rows: Iterable[EventValues]) -> Iterator[bytes]:
+    stream_id, stream = None, b""
+    for of, version, event_id, event_type, payload, metadata, occurred_at in rows:
+        if of is not stream_id:
+            stream_id, stream = of, _stream(of)
+        yield _row(stream, version, event_id, event_type, payload, metadata, occurred_at)
 
 
 @lru_cache(maxsize=1024)

@@ -48,7 +48,8 @@ class AsyncClient:
             bind = self._own_engine = create_async_store_engine(config)
         self.config = config
         self.bind = bind
-        self._sql = statements_for(config.schema, config.notify)
+        # PostgreSQL takes no COPY into tables whose rows it has to check one by one.
+        self._sql = statements_for(config.schema, config.notify, copies=config.tenant is None)
         self._runner: AsyncRunner = async_runner(config, bind)
         self._joined = False
         self._session: AsyncJoin | None = None
@@ -60,7 +61,7 @@ class AsyncClient:
         bound._own_engine = None
         bound._clusters = set()  # its transaction may see less than the cursor does: it has to ask
         if not isinstance(self._runner, ClosedRunner):
-            bound._runner = joined_async_runner(session, self.config.schema)
+            bound._runner = joined_async_runner(session, self.config.schema, self.config.tenant)
             bound._joined = True
             bound._session = session
         return bound
@@ -76,7 +77,7 @@ class AsyncClient:
         return (
             self._session is other._session
             and (self._session is not None or self.bind is other.bind)
-            and self.config.schema == other.config.schema
+            and (self.config.schema, self.config.tenant) == (other.config.schema, other.config.tenant)
             and not isinstance(other._runner, ClosedRunner)
         )
 
@@ -86,7 +87,7 @@ class AsyncClient:
 
     async def validate(self) -> None:
         """Compare the live tables with what this code expects; raises SchemaError with every difference."""
-        await self._run(validate(self.config.schema))
+        await self._run(validate(self.config.schema, self.config.tenant))
 
     async def _run(self, steps: Steps[T]) -> T:
         return await run_async(self._runner, steps)
@@ -111,7 +112,8 @@ class SyncClient:
             bind = self._own_engine = create_sync_store_engine(config)
         self.config = config
         self.bind = bind
-        self._sql = statements_for(config.schema, config.notify)
+        # PostgreSQL takes no COPY into tables whose rows it has to check one by one.
+        self._sql = statements_for(config.schema, config.notify, copies=config.tenant is None)
         self._runner: SyncRunner = sync_runner(config, bind)
         self._joined = False
         self._session: SyncJoin | None = None
@@ -123,7 +125,7 @@ class SyncClient:
         bound._own_engine = None
         bound._clusters = set()  # its transaction may see less than the cursor does: it has to ask
         if not isinstance(self._runner, SyncClosedRunner):
-            bound._runner = joined_sync_runner(session, self.config.schema)
+            bound._runner = joined_sync_runner(session, self.config.schema, self.config.tenant)
             bound._joined = True
             bound._session = session
         return bound
@@ -139,7 +141,7 @@ class SyncClient:
         return (
             self._session is other._session
             and (self._session is not None or self.bind is other.bind)
-            and self.config.schema == other.config.schema
+            and (self.config.schema, self.config.tenant) == (other.config.schema, other.config.tenant)
             and not isinstance(other._runner, SyncClosedRunner)
         )
 
@@ -149,7 +151,7 @@ class SyncClient:
 
     def validate(self) -> None:
         """See AsyncClient.validate."""
-        self._run(validate(self.config.schema))
+        self._run(validate(self.config.schema, self.config.tenant))
 
     def _run(self, steps: Steps[T]) -> T:
         return run_sync(self._runner, steps)

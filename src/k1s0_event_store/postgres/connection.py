@@ -17,6 +17,7 @@ from contextlib import (
     nullcontext,
 )
 from dataclasses import dataclass
+from functools import partial
 from typing import Any, Final, Protocol, Self, TypeAlias, TypeVar, cast
 from urllib.parse import parse_qsl, urlencode
 
@@ -40,7 +41,7 @@ from k1s0_event_store.exceptions import ConfigurationError, EventStoreError, Sto
 from k1s0_event_store.postgres.copying import copy_in, copy_in_sync
 from k1s0_event_store.postgres.errors import is_out_of_step, translate
 from k1s0_event_store.postgres.models import EventRow
-from k1s0_event_store.postgres.statements import Copy, Query
+from k1s0_event_store.postgres.statements import Copy, Query, entering
 
 T = TypeVar("T")
 Rows: TypeAlias = Sequence[Sequence[Any]]
@@ -192,7 +193,7 @@ class AsyncpgPoolRunner:
                 raw.close()
 
     def transaction(self) -> AbstractAsyncContextManager[AsyncRunner]:
-        return _async_transaction(self._engine, self._schema)
+        return _async_transaction(self._engine, self._schema, None)
 
     def _checkout(self) -> tuple[PoolProxiedConnection, _Driver]:
         """A live connection. One that died while idle is known without asking the server."""
@@ -208,30 +209,37 @@ class AsyncpgPoolRunner:
 class AsyncConnectionRunner:
     """Queries through an AsyncConnection that `connect` lends: the caller's, or one per query.
 
-    `bind` begins transactions; without one, all queries are in the caller's.
+    `bind` begins transactions; without one, all queries are in the caller's. Each is preceded by its
+    `tenant`: in the same transaction others may be at work, and a savepoint takes back what it was set to.
     """
 
     def __init__(
         self,
         connect: Callable[[], AbstractAsyncContextManager[AsyncConnection]],
         schema: str,
+        tenant: str | None,
         bind: AsyncBind | None = None,
     ) -> None:
         self._connect = connect
         self._schema = schema
+        self._tenant = tenant
         self._bind = bind
 
     async def fetch(self, query: Query) -> Rows:
         with Translating(self._schema) as errors:
             async with self._connect() as connection:
                 errors.connecting = False
+                if self._tenant is not None:
+                    entry = entering(self._tenant, self._schema)
+                    check_entered(self._tenant, await _execute(connection, entry))
                 if isinstance(query, Copy):
                     return ((await copy_in(connection, query),),)
-                result = await connection.exec_driver_sql(*_driver_sql(query, connection.dialect))
-                return result.all() if result.returns_rows else ()
+                return await _execute(connection, query)
 
     def transaction(self) -> AbstractAsyncContextManager[AsyncRunner]:
-        return nullcontext(self) if self._bind is None else _async_transaction(self._bind, self._schema)
+        if self._bind is None:
+            return nullcontext(self)
+        return _async_transaction(self._bind, self._schema, self._tenant)
 
 
 class SyncConnectionRunner:
@@ -241,22 +249,28 @@ class SyncConnectionRunner:
         self,
         connect: Callable[[], AbstractContextManager[Connection]],
         schema: str,
+        tenant: str | None,
         bind: SyncBind | None = None,
     ) -> None:
         self._connect = connect
         self._schema = schema
+        self._tenant = tenant
         self._bind = bind
 
     def fetch(self, query: Query) -> Rows:
         with Translating(self._schema) as errors, self._connect() as connection:
             errors.connecting = False
+            if self._tenant is not None:
+                entry = entering(self._tenant, self._schema)
+                check_entered(self._tenant, _execute_sync(connection, entry))
             if isinstance(query, Copy):
                 return ((copy_in_sync(connection, query),),)
-            result = connection.exec_driver_sql(*_driver_sql(query, connection.dialect))
-            return result.all() if result.returns_rows else ()
+            return _execute_sync(connection, query)
 
     def transaction(self) -> AbstractContextManager[SyncRunner]:
-        return nullcontext(self) if self._bind is None else _sync_transaction(self._bind, self._schema)
+        if self._bind is None:
+            return nullcontext(self)
+        return _sync_transaction(self._bind, self._schema, self._tenant)
 
 
 class ClosedRunner:
@@ -279,6 +293,26 @@ class SyncClosedRunner:
         raise StoreClosedError("this store was closed; make a new one")
 
 
+async def _execute(connection: AsyncConnection, query: Query) -> Rows:
+    result = await connection.exec_driver_sql(*_driver_sql(query, connection.dialect))
+    return result.all() if result.returns_rows else ()
+
+
+def _execute_sync(connection: Connection, query: Query) -> Rows:
+    result = connection.exec_driver_sql(*_driver_sql(query, connection.dialect))
+    return result.all() if result.returns_rows else ()
+
+
+def check_entered(tenant: str, rows: Rows) -> None:
+    """Refuse to work where a tenant would see and write the rows of all; raises ConfigurationError."""
+    if not rows[0][1]:
+        raise ConfigurationError(
+            f"tenant {tenant!r} would not be kept apart from others: the tables do not know tenants yet "
+            "(k1s0-event-store tenants add), or this role passes by row-level security, as superusers "
+            "and roles with BYPASSRLS do: connect as another one"
+        )
+
+
 def _driver_sql(query: Query, dialect: Dialect) -> tuple[str, Any]:
     if dialect.driver == "asyncpg":
         return query.statement.dollar, query.args
@@ -294,11 +328,15 @@ def async_runner(config: EventStoreConfig, bind: AsyncBind) -> AsyncRunner:
             async with bind() as session, session.begin():
                 yield await _async_connection(session)
 
-        return AsyncConnectionRunner(session_connection, config.schema, bind)
+        return AsyncConnectionRunner(session_connection, config.schema, config.tenant, bind)
     check_driver(bind.dialect)
+    if config.tenant is not None:
+        # The tenant is set for a transaction.
+        in_transaction = partial(_own_transaction, bind)
+        return AsyncConnectionRunner(in_transaction, config.schema, config.tenant, bind)
     if config.transaction_pooler:
         # Between two messages outside a transaction the pooler may change the server connection.
-        return AsyncConnectionRunner(bind.begin, config.schema, bind)
+        return AsyncConnectionRunner(bind.begin, config.schema, None, bind)
     if bind.dialect.driver == "asyncpg":
         return AsyncpgPoolRunner(bind, config.schema)
 
@@ -308,7 +346,7 @@ def async_runner(config: EventStoreConfig, bind: AsyncBind) -> AsyncRunner:
         async with bind.connect() as connection:
             yield await connection.execution_options(isolation_level="AUTOCOMMIT")
 
-    return AsyncConnectionRunner(autocommit, config.schema, bind)
+    return AsyncConnectionRunner(autocommit, config.schema, None, bind)
 
 
 def sync_runner(config: EventStoreConfig, bind: SyncBind) -> SyncRunner:
@@ -320,13 +358,16 @@ def sync_runner(config: EventStoreConfig, bind: SyncBind) -> SyncRunner:
             with bind() as session, session.begin():
                 yield _sync_connection(session)
 
-        return SyncConnectionRunner(session_connection, config.schema, bind)
+        return SyncConnectionRunner(session_connection, config.schema, config.tenant, bind)
     check_driver(bind.dialect)
+    if config.tenant is not None:
+        in_transaction = bind.execution_options(**_OWN).begin
+        return SyncConnectionRunner(in_transaction, config.schema, config.tenant, bind)
     autocommit = bind.execution_options(isolation_level="AUTOCOMMIT")
-    return SyncConnectionRunner(autocommit.connect, config.schema, bind)
+    return SyncConnectionRunner(autocommit.connect, config.schema, None, bind)
 
 
-def joined_async_runner(session: AsyncJoin, schema: str) -> AsyncRunner:
+def joined_async_runner(session: AsyncJoin, schema: str, tenant: str | None = None) -> AsyncRunner:
     """Execution inside the caller's transaction."""
     if not isinstance(session, AsyncSession | AsyncConnection | async_scoped_session):
         raise ConfigurationError(
@@ -338,10 +379,10 @@ def joined_async_runner(session: AsyncJoin, schema: str) -> AsyncRunner:
     async def connect() -> AsyncIterator[AsyncConnection]:
         yield await _async_connection(session)
 
-    return AsyncConnectionRunner(connect, schema)
+    return AsyncConnectionRunner(connect, schema, tenant)
 
 
-def joined_sync_runner(session: SyncJoin, schema: str) -> SyncRunner:
+def joined_sync_runner(session: SyncJoin, schema: str, tenant: str | None = None) -> SyncRunner:
     """Execution inside the caller's transaction."""
     if not isinstance(session, Session | Connection | scoped_session):
         raise ConfigurationError(
@@ -353,24 +394,30 @@ def joined_sync_runner(session: SyncJoin, schema: str) -> SyncRunner:
     def connect() -> Iterator[Connection]:
         yield _sync_connection(session)
 
-    return SyncConnectionRunner(connect, schema)
+    return SyncConnectionRunner(connect, schema, tenant)
 
 
 @asynccontextmanager
-async def _async_transaction(bind: AsyncBind, schema: str) -> AsyncIterator[AsyncRunner]:
+async def _async_transaction(bind: AsyncBind, schema: str, tenant: str | None) -> AsyncIterator[AsyncRunner]:
     with Translating(schema) as errors:
         if isinstance(bind, async_sessionmaker):
             async with bind() as session, session.begin():
                 errors.connecting = False
                 # The session's way to set it, before its first statement.
                 await session.connection(bind_arguments={"mapper": EventRow}, execution_options=_OWN)
-                yield joined_async_runner(session, schema)
+                yield joined_async_runner(session, schema, tenant)
         else:
-            async with aclosing(await _live_connection(bind)) as connection:
-                await connection.execution_options(**_OWN)
-                async with connection.begin():
-                    errors.connecting = False
-                    yield joined_async_runner(connection, schema)
+            async with _own_transaction(bind) as connection:
+                errors.connecting = False
+                yield joined_async_runner(connection, schema, tenant)
+
+
+@asynccontextmanager
+async def _own_transaction(engine: AsyncEngine) -> AsyncIterator[AsyncConnection]:
+    async with aclosing(await _live_connection(engine)) as connection:
+        await connection.execution_options(**_OWN)
+        async with connection.begin():
+            yield connection
 
 
 async def _live_connection(engine: AsyncEngine) -> AsyncConnection:
@@ -385,17 +432,17 @@ async def _live_connection(engine: AsyncEngine) -> AsyncConnection:
 
 
 @contextmanager
-def _sync_transaction(bind: SyncBind, schema: str) -> Iterator[SyncRunner]:
+def _sync_transaction(bind: SyncBind, schema: str, tenant: str | None) -> Iterator[SyncRunner]:
     with Translating(schema) as errors:
         if isinstance(bind, sessionmaker):
             with bind() as session, session.begin():
                 errors.connecting = False
                 session.connection(bind_arguments={"mapper": EventRow}, execution_options=_OWN)
-                yield joined_sync_runner(session, schema)
+                yield joined_sync_runner(session, schema, tenant)
         else:
             with bind.execution_options(**_OWN).begin() as connection:
                 errors.connecting = False
-                yield joined_sync_runner(connection, schema)
+                yield joined_sync_runner(connection, schema, tenant)
 
 
 async def _async_connection(session: AsyncJoin) -> AsyncConnection:

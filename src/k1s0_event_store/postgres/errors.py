@@ -15,6 +15,7 @@ from k1s0_event_store.exceptions import (
     PermissionDeniedError,
     SchemaError,
     StoreUnavailableError,
+    TenantRequiredError,
     TransactionRequiredError,
 )
 
@@ -59,6 +60,8 @@ class RowsDroppedError(DatabaseError):
     """SQLSTATE 22012, which our own append raises when a trigger or rule swallowed an event."""
 
 
+TENANT_REQUIRED: Final = "K1T01"
+"""The SQLSTATE that tables which keep tenants apart raise where none is set."""
 _ASYNCPG_ERRORS: Final = (asyncpg.PostgresError, asyncpg.InterfaceError, asyncpg.InternalClientError)
 _AUTHENTICATION: Final = frozenset({"28000", "28P01", "3D000"})
 _SCHEMA: Final = frozenset({"42P01", "42703", "3F000", "42883", "42704", "42P10"})
@@ -107,6 +110,11 @@ def _from_state(state: str, cause: BaseException, message: str, schema: str) -> 
     if state == "25P01":
         return TransactionRequiredError(
             "the connection is in AUTOCOMMIT, where nothing commits together: give one in a transaction"
+        )
+    if state == TENANT_REQUIRED:
+        return TenantRequiredError(
+            f"the tables in schema {schema!r} keep tenants apart: say whose rows are meant, with "
+            "EventStoreConfig(tenant=...) or --tenant"
         )
     if state == "42501":
         return PermissionDeniedError(f"the role lacks a right: {message}")

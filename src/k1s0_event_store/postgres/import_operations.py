@@ -3,10 +3,11 @@
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from functools import partial
-from itertools import groupby
+from itertools import groupby, islice
 from operator import itemgetter
+from typing import Final
 
 from k1s0_event_store.envelope import EventEnvelope
 from k1s0_event_store.exceptions import (
@@ -17,7 +18,7 @@ from k1s0_event_store.exceptions import (
 )
 from k1s0_event_store.garbage import CollectionPaused
 from k1s0_event_store.limits import Limits
-from k1s0_event_store.postgres.binary_copy import copy_events, event_rows
+from k1s0_event_store.postgres.binary_copy import check_none_dropped, copy_events, event_rows
 from k1s0_event_store.postgres.connection import Rows, Steps, Transaction
 from k1s0_event_store.postgres.errors import (
     ConnectionLostError,
@@ -32,7 +33,19 @@ from k1s0_event_store.postgres.import_statements import (
     ImportStatements,
 )
 from k1s0_event_store.postgres.statements import Query
-from k1s0_event_store.runs import Run, Texts, check_events, check_names, runs_of, texts_of
+from k1s0_event_store.runs import (
+    EventValues,
+    Run,
+    Texts,
+    check_events,
+    check_names,
+    runs_of,
+    texts_of,
+    values_of_runs,
+)
+
+_PART: Final = 1000
+"""Events that are inserted by one statement."""
 
 
 def import_batch(
@@ -95,8 +108,22 @@ def _move(
     rows = yield Query(sql.move_heads, (*_names(runs), counts, lasts))
     if rows[0][0] < len(runs):
         return False
-    yield from copy_events(sql.schema, event_rows(events, texts, runs), _count(runs))
+    if sql.copies:
+        yield from copy_events(sql.schema, event_rows(events, texts, runs), _count(runs))
+    else:
+        yield from _insert(sql, values_of_runs(events, texts, runs), _count(runs))
     return True
+
+
+def _insert(sql: ImportStatements, rows: Iterator[EventValues], events: int) -> Steps[None]:
+    """Store so many rows by parts, which the server has to keep in memory."""
+    stored = 0
+    while part := list(islice(rows, _PART)):
+        streams, *columns = zip(*part, strict=True)
+        names = [each.aggregate_type for each in streams], [each.aggregate_id for each in streams]
+        ((inserted,),) = yield Query(sql.insert_events, (*names, *map(list, columns)))
+        stored += inserted
+    check_none_dropped(stored, events)
 
 
 def _count(runs: Sequence[Run]) -> int:

@@ -5,6 +5,7 @@ from __future__ import annotations
 from functools import lru_cache
 from typing import Final
 
+from k1s0_event_store.postgres.binary_copy import EVENT_COLUMNS
 from k1s0_event_store.postgres.statements import Statement, quote_text, schema_names, statement
 
 # $1 aggregate types, $2 aggregate ids, $3 numbers of events, $4 versions that the streams then have to
@@ -20,7 +21,7 @@ WITH run AS (
     INSERT INTO {streams} AS head (aggregate_type, aggregate_id, version)
     SELECT aggregate_type, aggregate_id, events FROM run
     ORDER BY aggregate_type COLLATE "C", aggregate_id COLLATE "C"
-    ON CONFLICT (aggregate_type, aggregate_id) DO UPDATE SET version = head.version + excluded.version
+    ON CONFLICT ON CONSTRAINT pk_streams DO UPDATE SET version = head.version + excluded.version
     RETURNING aggregate_type, aggregate_id, version
 )
 SELECT count(*){notified} FROM moved JOIN run USING (aggregate_type, aggregate_id)
@@ -53,24 +54,38 @@ CROSS JOIN LATERAL (
 WHERE (e.aggregate_type, e.version) <> (given.aggregate_type, given.version)
 ORDER BY given.place"""
 
+# A part of the events, where PostgreSQL takes no COPY: $1 to $8 are their columns.
+_INSERT_EVENTS: Final = """
+WITH inserted AS (
+    INSERT INTO {events} ({copied})
+    SELECT aggregate_type, aggregate_id, version, event_id, event_type, payload::json, metadata::json,
+           occurred_at
+    FROM unnest($1::text[], $2::text[], $3::bigint[], $4::uuid[], $5::text[], $6::text[], $7::text[],
+                $8::timestamptz[]) AS e ({copied})
+    RETURNING 1
+)
+SELECT count(*) FROM inserted"""
+
 SAVEPOINT: Final = statement("SAVEPOINT k1s0_event_store_import")
 ROLLBACK_TO_SAVEPOINT: Final = statement("ROLLBACK TO SAVEPOINT k1s0_event_store_import")
 RELEASE_SAVEPOINT: Final = statement("RELEASE SAVEPOINT k1s0_event_store_import")
 
 
 class ImportStatements:
-    """The statements for one schema."""
+    """The statements for one schema; `copies`: the events go in by COPY."""
 
-    def __init__(self, schema: str, notify: bool) -> None:
+    def __init__(self, schema: str, notify: bool, copies: bool) -> None:
         names = schema_names(schema)
         names["notified"] = f", pg_notify({quote_text(schema)}, '')" if notify else ""
         self.schema = schema
+        self.copies = copies
         self.move_heads: Statement = statement(_MOVE_HEADS, **names)
         self.stored = statement(_STORED, **names)
         self.taken = statement(_TAKEN, **names)
+        self.insert_events = statement(_INSERT_EVENTS, **names, copied=", ".join(EVENT_COLUMNS))
 
 
 @lru_cache(maxsize=64)
-def import_statements_for(schema: str, notify: bool = False) -> ImportStatements:
+def import_statements_for(schema: str, notify: bool, copies: bool) -> ImportStatements:
     """The statements of `schema`, made once; with `notify`, imports wake up who listens to it."""
-    return ImportStatements(schema, notify)
+    return ImportStatements(schema, notify, copies)

@@ -19,7 +19,7 @@ from k1s0_event_store.postgres.statements import Query, schema_names, statement
 # if that is rolled back), and is answered by a row if nothing came of it.
 _MARK: Final = """
 INSERT INTO {inbox} (consumer, message_id) VALUES ($1::text, $2::text)
-ON CONFLICT (consumer, message_id) DO NOTHING
+ON CONFLICT ON CONSTRAINT pk_inbox DO NOTHING
 RETURNING 1"""
 
 # They are counted there: their number can be large.
@@ -33,7 +33,7 @@ SELECT count(*) FROM gone"""
 class PostgresInbox(Inbox):
     """Inbox on PostgreSQL for asyncio, in the transaction of an AsyncSession or AsyncConnection.
 
-    It opens nothing itself: of `config` only the schema counts.
+    It opens nothing itself: of `config` only schema and tenant count.
 
     What `once` and `forget` ask of the database raises our errors; what the block, its flush at the
     end, or the commit does, raises SQLAlchemy's. At REPEATABLE READ and SERIALIZABLE a consumer that
@@ -45,7 +45,8 @@ class PostgresInbox(Inbox):
 
     def __init__(self, consumer: str, config: EventStoreConfig | None = None) -> None:
         super().__init__(consumer)
-        self._schema = (EventStoreConfig() if config is None else config).schema
+        config = EventStoreConfig() if config is None else config
+        self._schema, self._tenant = config.schema, config.tenant
         names = schema_names(self._schema)
         self._mark = statement(_MARK, **names)
         self._forget = statement(_FORGET, **names)
@@ -71,7 +72,7 @@ class PostgresInbox(Inbox):
             await savepoint.enter_async_context(session.begin_nested())
 
     async def _fetch(self, session: AsyncJoin, query: Query) -> Rows:
-        return await joined_async_runner(session, self._schema).fetch(query)
+        return await joined_async_runner(session, self._schema, self._tenant).fetch(query)
 
 
 def _check_session(session: AsyncJoin) -> None:

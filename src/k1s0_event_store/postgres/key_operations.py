@@ -33,7 +33,7 @@ _MAKE: Final = """
 INSERT INTO {personal_keys} (key_id, subject, wrapping_key, secret)
 SELECT key_id, subject, $4::text, secret
 FROM unnest($1::uuid[], $2::text[], $3::bytea[]) AS new (key_id, subject, secret) ORDER BY subject
-ON CONFLICT (subject) DO NOTHING
+ON CONFLICT ON CONSTRAINT uq_personal_keys_subject DO NOTHING
 RETURNING subject"""
 
 _FORGET: Final = "DELETE FROM {personal_keys} WHERE subject = $1::text RETURNING 1"

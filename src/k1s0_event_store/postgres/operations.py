@@ -94,7 +94,7 @@ def append(sql: Statements, wanted: Append, joined: bool) -> Steps[EventVersion]
     stream_id, expected = wanted.stream_id, wanted.expected
     if not wanted.batch:
         return require(stream_id, expected, (yield from current_version(sql, stream_id)))
-    if len(wanted.batch) < BY_COPY:
+    if len(wanted.batch) < BY_COPY or not sql.copies:
         step: Query | Transaction = _append_query(sql, wanted, joined)
     else:
         step = Transaction(partial(_append_by_copy, sql, wanted, joined))

@@ -22,6 +22,7 @@ from k1s0_event_store.postgres.connection import Steps, joined_sync_runner, run_
 from k1s0_event_store.postgres.feed import BEGINNING, Batch, Place, TxSnapshot, parse
 from k1s0_event_store.postgres.schema import take_lock
 from k1s0_event_store.postgres.statements import Query, schema_names, statement
+from k1s0_event_store.postgres.tenants import seeing_all
 
 _FIRST_ID: Final = BEGINNING.xmax
 
@@ -105,6 +106,10 @@ class _Rebasing:
         if origin == cluster:
             return Rebased(origin, cluster, 0, 0, list(cursors))
         yield self._query(_LOCK)
+        secured = ("events", "subscriptions")
+        return (yield from seeing_all(self._schema, secured, self._rebase(origin, cluster, given)))
+
+    def _rebase(self, origin: int, cluster: int, given: list[Place | Batch]) -> Steps[Rebased]:
         stored = yield from self._stored_places(origin)
         renumbering = renumber(snapshots_of([*stored.values(), *given]))
         yield from self._check_room(renumbering)

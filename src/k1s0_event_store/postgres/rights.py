@@ -79,6 +79,8 @@ RIGHTS: Final[Mapping[Role, Mapping[str, Sequence[str]]]] = {
 
 OURS: Final = (*TABLES, VERSION_TABLE)
 FUNCTIONS: Final = ("events_refuse_change", "streams_touch")
+LAYER_FUNCTIONS: Final = ("tenant_required",)
+"""Only there where the tables were given what needs them."""
 
 _CREATE_ROLE: Final = "CREATE ROLE {role} NOLOGIN"
 _TAKE: Final = (
@@ -225,7 +227,7 @@ def _grant(roles: Sequence[Role], to: str, schema: str, create: bool) -> Steps[N
 
 def _look(role: str, schema: str) -> Steps[_Found]:
     ((is_superuser, tables, functions, owns),) = yield Query(
-        _LOOK, (role, schema, list(OURS), list(FUNCTIONS))
+        _LOOK, (role, schema, list(OURS), [*FUNCTIONS, *LAYER_FUNCTIONS])
     )
     return _Found(is_superuser, tables, functions, owns)
 
@@ -252,6 +254,6 @@ def _handing_over(names: dict[str, str], found: _Found) -> Iterator[Statement]:
     for table in OURS:
         if table in found.tables:
             yield statement(_OWN_TABLE, **names, table=f"{names['schema']}.{table}")
-    for function in FUNCTIONS:
+    for function in (*FUNCTIONS, *LAYER_FUNCTIONS):
         if function in found.functions:
             yield statement(_OWN_FUNCTION, **names, function=function)

@@ -20,7 +20,7 @@ from k1s0_event_store.config import DEFAULT_SCHEMA, check_schema
 from k1s0_event_store.exceptions import ConfigurationError, SchemaError
 from k1s0_event_store.postgres.connection import Steps, joined_sync_runner, run_sync
 from k1s0_event_store.postgres.models import metadata_for
-from k1s0_event_store.postgres.statements import Query, statement
+from k1s0_event_store.postgres.statements import TABLES, Query, statement
 
 if TYPE_CHECKING:
     from alembic.operations import Operations
@@ -33,6 +33,11 @@ HEAD: Final = "head"
 BASE: Final = "base"
 # Not "alembic_version": in a schema shared with the app that name is the app's.
 VERSION_TABLE: Final = "k1s0_event_store_version"
+TENANT_COLUMN: Final = "tenant_id"
+TENANT_TABLES: Final = tuple(table for table in TABLES if table != "cluster")
+"""Which get it where tenants are kept apart."""
+_LAYERS: Final = {TENANT_COLUMN: ("keep tenants apart", "k1s0-event-store tenants remove")}
+"""What tables can be given besides their revisions, by the column of events that tells."""
 _TRIGGERS: Final = frozenset(
     {("streams", "trigger_streams_update_updated_at"), ("events", "trigger_events_append_only")}
 )
@@ -97,10 +102,27 @@ def downgrade(op: Operations | Any, schema: str = DEFAULT_SCHEMA, to: str = BASE
     target, current = _index(to), _index(current_revision(connection, schema))
     if target > current:
         raise ConfigurationError(f"the tables are at revision {_name(current)}, below {to}: use upgrade")
+    if target < current:
+        refuse_layers(connection, schema)
     for index in reversed(range(target, current)):
         _revisions()[index].down(op, schema)
     if current != target:
         _record(connection, schema, target)
+
+
+def refuse_layers(connection: sa.Connection, schema: str) -> None:
+    """Raise ConfigurationError where something has to be taken from the tables before a downgrade."""
+    columns = {column["name"] for column in sa.inspect(connection).get_columns("events", schema=schema)}
+    for column, (what, way) in _LAYERS.items():
+        if column in columns:
+            raise ConfigurationError(f"the tables {what}: take that from them first ({way})")
+
+
+def require_newest(connection: sa.Connection, schema: str) -> None:
+    """Raise SchemaError unless our tables are at the newest revision."""
+    current = current_revision(connection, schema)
+    if current != head_revision():
+        raise SchemaError(schema, (f"the tables are at revision {current}, not {head_revision()}",))
 
 
 def upgrade_database(connection: sa.Connection, schema: str = DEFAULT_SCHEMA, to: str = HEAD) -> None:
@@ -218,7 +240,13 @@ FROM pg_trigger AS t JOIN pg_class AS c ON c.oid = t.tgrelid JOIN pg_namespace A
 WHERE n.nspname = $1::text AND NOT t.tgisinternal AND t.tgenabled IN ('O', 'A')""")
 
 
-def validate(schema: str) -> Steps[None]:
+_SECURED: Final = statement("""
+SELECT c.relname::text FROM pg_class AS c JOIN pg_namespace AS n ON n.oid = c.relnamespace
+JOIN pg_policy AS p ON p.polrelid = c.oid
+WHERE n.nspname = $1::text AND p.polname = 'tenants' AND c.relrowsecurity AND c.relforcerowsecurity""")
+
+
+def validate(schema: str, tenant: str | None = None) -> Steps[None]:
     """Compare the live tables with what this code expects; raises SchemaError with every difference."""
     columns = {(row[0], row[1]): row[2] for row in (yield Query(_COLUMNS, (schema,)))}
     indexes = {tuple(row) for row in (yield Query(_INDEXES, (schema,)))}
@@ -240,8 +268,24 @@ def validate(schema: str) -> Steps[None]:
         for table, name in sorted(_TRIGGERS - triggers)
         if table in tables
     ]
+    secured = {row[0] for row in (yield Query(_SECURED, (schema,)))}
+    problems += _tenant_problems(tenant, columns, secured)
     if problems:
         raise SchemaError(schema, tuple(problems))
+
+
+def _tenant_problems(tenant: str | None, columns: dict[tuple[str, str], str], secured: set[str]) -> list[str]:
+    if ("events", TENANT_COLUMN) not in columns:
+        return (
+            [] if tenant is None else ["the tables do not keep tenants apart: k1s0-event-store tenants add"]
+        )
+    problems = [] if tenant is not None else ["the tables keep tenants apart: a store needs a tenant"]
+    for table in TENANT_TABLES:
+        if (table, TENANT_COLUMN) not in columns:
+            problems.append(f"column {table}.{TENANT_COLUMN} is missing")
+        if table not in secured:
+            problems.append(f"row-level security on {table} is not enabled and forced, with its policy")
+    return problems
 
 
 def _column_problems(table: sa.Table, columns: dict[tuple[str, str], str]) -> list[str]:

@@ -67,7 +67,8 @@ def statement(sql: str, **names: str) -> Statement:
 _FUNCTIONS: Final = re.compile(
     r"(?<![\w.])(?=(?:abs|age|array_agg|bool_and|bool_or|clock_timestamp|count|current_setting|format_type"
     r"|generate_series|has_\w+_privilege|hashtextextended|lag|left|length|make_interval|max|min|mod|now"
-    r"|num_nonnulls|pg_\w+|set_config|strpos|sum|timestamptz_send|to_regnamespace|width_bucket)\()"
+    r"|num_nonnulls|pg_\w+|row_security_active|set_config|strpos|sum|timestamptz_send|to_regnamespace"
+    r"|width_bucket)\()"
 )
 
 
@@ -141,7 +142,7 @@ _APPEND_NEW: Final = """
 WITH moved AS (
     INSERT INTO {streams} AS head (aggregate_type, aggregate_id, version)
     SELECT $1::text, $2::text, $3::bigint WHERE {unless_taken}
-    ON CONFLICT (aggregate_type, aggregate_id) DO UPDATE SET version = excluded.version
+    ON CONFLICT ON CONSTRAINT pk_streams DO UPDATE SET version = excluded.version
         WHERE head.version = 0
     RETURNING version
 ){inserted}"""
@@ -150,7 +151,7 @@ _APPEND_ANY: Final = """
 WITH moved AS (
     INSERT INTO {streams} AS head (aggregate_type, aggregate_id, version)
     SELECT $1::text, $2::text, $3::bigint WHERE {unless_taken}
-    ON CONFLICT (aggregate_type, aggregate_id) DO UPDATE SET version = head.version + $3::bigint
+    ON CONFLICT ON CONSTRAINT pk_streams DO UPDATE SET version = head.version + $3::bigint
     RETURNING version
 ){inserted}"""
 
@@ -192,7 +193,7 @@ WITH wanted AS MATERIALIZED (
               WHERE head.aggregate_type = wanted.aggregate_type AND head.aggregate_id = wanted.aggregate_id
               OFFSET 0))
     ORDER BY aggregate_type COLLATE "C", aggregate_id COLLATE "C"
-    ON CONFLICT (aggregate_type, aggregate_id) DO NOTHING
+    ON CONFLICT ON CONSTRAINT pk_streams DO NOTHING
     RETURNING aggregate_type, aggregate_id, version
 ), locked AS (
     SELECT wanted.aggregate_type, wanted.aggregate_id, wanted.events
@@ -211,7 +212,7 @@ WITH wanted AS MATERIALIZED (
 ), advanced AS (
     INSERT INTO {streams} AS head (aggregate_type, aggregate_id, version)
     SELECT aggregate_type, aggregate_id, events FROM locked
-    ON CONFLICT (aggregate_type, aggregate_id) DO UPDATE SET version = head.version + excluded.version
+    ON CONFLICT ON CONSTRAINT pk_streams DO UPDATE SET version = head.version + excluded.version
     RETURNING aggregate_type, aggregate_id, version
 ), placed AS (
     SELECT wanted.*, moved.version
@@ -253,7 +254,7 @@ SELECT version FROM {streams} WHERE aggregate_type = $1::text AND aggregate_id =
 # update that changes nothing locks the row of whoever was faster.
 _LOCK_NEW: Final = """
 INSERT INTO {streams} AS head (aggregate_type, aggregate_id, version) VALUES ($1::text, $2::text, 0)
-ON CONFLICT (aggregate_type, aggregate_id) DO UPDATE SET version = head.version
+ON CONFLICT ON CONSTRAINT pk_streams DO UPDATE SET version = head.version
 RETURNING version"""
 
 # Times travel in PostgreSQL's binary form, as it is in memory. Making datetimes of them takes both drivers
@@ -341,7 +342,7 @@ _SAVE_SNAPSHOT: Final = """
 WITH saved AS (
     INSERT INTO {snapshots} (aggregate_type, aggregate_id, version, schema_version, state)
     VALUES ($1::text, $2::text, $3::bigint, $4::bigint, $5::text::json)
-    ON CONFLICT (aggregate_type, aggregate_id, version) DO UPDATE
+    ON CONFLICT ON CONSTRAINT pk_snapshots DO UPDATE
     SET state = excluded.state, schema_version = excluded.schema_version, taken_at = excluded.taken_at
 ), kept AS (
     SELECT version FROM (
@@ -394,11 +395,19 @@ RELEASE_SAVEPOINT: Final = statement("RELEASE SAVEPOINT k1s0_event_store_lock")
 LOCK_TIMEOUT: Final = statement("SELECT current_setting('lock_timeout')")
 # set_config(..., true) is SET LOCAL with a parameter: nothing is left behind in a pooled session.
 SET_LOCK_TIMEOUT: Final = statement("SELECT set_config('lock_timeout', $1::text, true)")
+TENANT_SETTING: Final = "k1s0_event_store.tenant"
+# With the question whether it makes any difference: a superuser would see the rows of all tenants.
+_ENTER: Final = statement("SELECT set_config($1::text, $2::text, true), row_security_active($3::text)")
 
 
 def schema_names(schema: str) -> dict[str, str]:
     """What to fill in for {tables}: their names, quoted, in `schema`."""
     return {table: f"{quote_name(schema)}.{table}" for table in TABLES}
+
+
+def entering(tenant: str, schema: str) -> Query:
+    """Makes the rest of the transaction that of `tenant`; False comes back where that hides no rows."""
+    return Query(_ENTER, (TENANT_SETTING, tenant, schema_names(schema)["events"]))
 
 
 @dataclass(frozen=True, slots=True)
@@ -431,10 +440,11 @@ class Appends:
 
 
 class Statements:
-    """All statements for one schema."""
+    """All statements for one schema; `copies`: large appends go in by COPY."""
 
-    def __init__(self, schema: str, notify: bool) -> None:
+    def __init__(self, schema: str, notify: bool, copies: bool) -> None:
         self.schema = schema
+        self.copies = copies
         names = schema_names(schema)
         names["notified"] = f", pg_notify({quote_text(schema)}, '')" if notify else ""
         self.append = Appends.of(names, _INSERTED, looks_up=False)
@@ -459,6 +469,6 @@ class Statements:
 
 
 @lru_cache(maxsize=64)
-def statements_for(schema: str, notify: bool = False) -> Statements:
+def statements_for(schema: str, notify: bool = False, copies: bool = True) -> Statements:
     """The statements of `schema`, made once; with `notify`, appends wake up who listens to it."""
-    return Statements(schema, notify)
+    return Statements(schema, notify, copies)

@@ -67,7 +67,7 @@ class PostgresEventStore(AsyncClient, EventStore):
         return await self._run(operations.append_together(self._sql, wanted))
 
     async def import_batch(self, events: Iterable[EventEnvelope]) -> int:
-        sql = import_statements_for(self.config.schema, self.config.notify)
+        sql = import_statements_for(self.config.schema, self.config.notify, self._sql.copies)
         return await self._run(import_batch(sql, events, self._joined, self.config.limits))
 
     async def load(
@@ -146,7 +146,7 @@ class SyncPostgresEventStore(SyncClient, SyncEventStore):
         return self._run(operations.append(self._sql, wanted, self._joined))
 
     def import_batch(self, events: Iterable[EventEnvelope]) -> int:
-        sql = import_statements_for(self.config.schema, self.config.notify)
+        sql = import_statements_for(self.config.schema, self.config.notify, self._sql.copies)
         return self._run(import_batch(sql, events, self._joined, self.config.limits))
 
     def load(

@@ -22,6 +22,7 @@ from k1s0_event_store.postgres import subscription_operations as operations
 from k1s0_event_store.postgres.client import AsyncClient
 from k1s0_event_store.postgres.connection import (
     AsyncBind,
+    AsyncRunner,
     Steps,
     T,
     Translating,
@@ -30,6 +31,7 @@ from k1s0_event_store.postgres.connection import (
 )
 from k1s0_event_store.postgres.errors import translate
 from k1s0_event_store.postgres.listener import listening
+from k1s0_event_store.postgres.statements import entering
 from k1s0_event_store.postgres.subscription_statements import subscription_statements_for
 from k1s0_event_store.subscription import (
     Lease,
@@ -76,6 +78,8 @@ class PostgresSubscriptionStore(AsyncClient, SubscriptionStore):
         self._check_open()
         with Translating(self.config.schema):
             async with self._new_session() as session, session.begin():
+                if self.config.tenant is not None:  # also for what the handler does past the stores
+                    await self._inside(session).fetch(entering(self.config.tenant, self.config.schema))
                 yield Transaction(session)
 
     async def _atomically(self, steps: Steps[T], transaction: Transaction | None = None) -> T:
@@ -88,7 +92,10 @@ class PostgresSubscriptionStore(AsyncClient, SubscriptionStore):
             return await self._run_in(new, steps)
 
     async def _run_in(self, transaction: Transaction, steps: Steps[T]) -> T:
-        return await run_async(joined_async_runner(transaction.session, self.config.schema), steps)
+        return await run_async(self._inside(transaction.session), steps)
+
+    def _inside(self, session: AsyncSession) -> AsyncRunner:
+        return joined_async_runner(session, self.config.schema, self.config.tenant)
 
     async def register(self, name: str, version: int, partitions: int, *, repeats: bool = True) -> None:
         await self._run(operations.register(self._statements, name, version, partitions, repeats))

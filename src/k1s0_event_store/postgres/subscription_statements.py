@@ -26,7 +26,7 @@ _BEAT: Final = """
 WITH lives AS (
     INSERT INTO {subscription_workers} (name, version, worker, alive_until)
     VALUES ($1::text, $2::bigint, $3::text, clock_timestamp() + make_interval(secs => $4::float8))
-    ON CONFLICT (name, version, worker) DO UPDATE SET alive_until = excluded.alive_until
+    ON CONFLICT ON CONSTRAINT pk_subscription_workers DO UPDATE SET alive_until = excluded.alive_until
 ), mine AS (
     UPDATE {subscriptions} SET leased_until = clock_timestamp() + make_interval(secs => $4::float8)
     WHERE {one} AND owner = $3::text
@@ -87,7 +87,7 @@ INSERT INTO {dead_letters} (name, version, partition, aggregate_type, aggregate_
                             event_type, position, error, attempts)
 SELECT $1::text, $2::bigint, $3::bigint, e.*, $9::text, $10::bigint
 FROM unnest($4::text[], $5::text[], $6::bigint[], $7::text[], $8::bigint[]) AS e
-ON CONFLICT (name, version, aggregate_type, aggregate_id, event_version) DO UPDATE
+ON CONFLICT ON CONSTRAINT pk_dead_letters DO UPDATE
 SET error = coalesce(excluded.error, dead_letters.error),
     attempts = greatest(excluded.attempts, dead_letters.attempts)"""
 
