@@ -6,18 +6,13 @@ import itertools
 import os
 import subprocess
 import sys
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator
 from pathlib import Path
-from urllib.parse import urlsplit, urlunsplit
 
 import psycopg
 import pytest
 from sqlalchemy import Engine
-from sqlalchemy.pool import NullPool
 
-from k1s0_event_store import EventStoreConfig
-from k1s0_event_store.postgres.connection import create_sync_store_engine
-from k1s0_event_store.postgres.rights import Role, grant
 from k1s0_event_store.testing.plugin import cloned_database
 
 ROOT = Path(__file__).parents[2]
@@ -57,41 +52,9 @@ def empty_dsn(event_store_server: str) -> Iterator[str]:
 
 
 @pytest.fixture
-def make_engine() -> Callable[[str], Engine]:
-    """Blocking engines that keep no connection."""
-
-    def make(dsn: str) -> Engine:
-        return create_sync_store_engine(EventStoreConfig(dsn=dsn, engine_options={"poolclass": NullPool}))
-
-    return make
-
-
-@pytest.fixture
 def empty_engine(empty_dsn: str, make_engine: Callable[[str], Engine]) -> Engine:
     """An engine on a database without our tables."""
     return make_engine(empty_dsn)
-
-
-@pytest.fixture
-def make_role(make_engine: Callable[[str], Engine]) -> Iterator[Callable[..., str]]:
-    """Logins: for a database and what they are there, the DSN."""
-    made: list[tuple[str, str]] = []
-
-    def make(dsn: str, roles: Sequence[Role]) -> str:
-        role = f"k1s0_role_{os.getpid()}_{next(_numbers)}"
-        with psycopg.connect(dsn) as connection:
-            connection.execute(f"CREATE ROLE {role} LOGIN PASSWORD 'secret'".encode())
-        made.append((dsn, role))
-        with make_engine(dsn).begin() as connection:
-            grant(connection, roles, role)
-        split = urlsplit(dsn)
-        host = split.netloc.rpartition("@")[2]
-        return urlunsplit(split._replace(netloc=f"{role}:secret@{host}"))
-
-    yield make
-    for dsn, role in made:
-        with psycopg.connect(dsn) as connection:
-            connection.execute(f"DROP OWNED BY {role}; DROP ROLE {role}".encode())
 
 
 @pytest.fixture
