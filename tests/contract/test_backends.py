@@ -9,121 +9,71 @@ from sqlalchemy.orm import Session
 
 from k1s0_event_store import (
     EventStoreConfig,
-    InMemoryEventStore,
-    InMemorySnapshotStore,
     PostgresEventStore,
     PostgresSnapshotStore,
-    SyncInMemoryEventStore,
-    SyncInMemorySnapshotStore,
     SyncPostgresEventStore,
     SyncPostgresSnapshotStore,
 )
-from k1s0_event_store.postgres import operations
 from k1s0_event_store.testing.adapters import ThreadedEventStore, ThreadedSnapshotStore
 from k1s0_event_store.testing.contract import EventStoreContract, RacingContract, SnapshotContract
-from k1s0_event_store.testing.import_contract import ImportContract, RacingImportContract
+
+from .stores import (
+    AlwaysCoalescing,
+    ByCopy,
+    Coalescing,
+    Events,
+    EventsAlone,
+    InMemory,
+    Postgres,
+    SyncInMemory,
+    SyncPostgres,
+)
 
 
-class TestInMemory(
-    EventStoreContract, RacingContract, ImportContract, RacingImportContract, SnapshotContract
-):
-    @pytest.fixture
-    def store(self):
-        return InMemoryEventStore()
-
-    @pytest.fixture
-    def snapshots(self):
-        return InMemorySnapshotStore()
+class TestInMemory(InMemory, Events):
+    pass
 
 
-class TestSyncInMemory(
-    EventStoreContract, RacingContract, ImportContract, RacingImportContract, SnapshotContract
-):
-    @pytest.fixture
-    def store(self):
-        return ThreadedEventStore(SyncInMemoryEventStore())
-
-    @pytest.fixture
-    def snapshots(self):
-        return ThreadedSnapshotStore(SyncInMemorySnapshotStore())
+class TestSyncInMemory(SyncInMemory, Events):
+    pass
 
 
-class TestPostgres(
-    EventStoreContract, RacingContract, ImportContract, RacingImportContract, SnapshotContract
-):
-    @pytest.fixture
-    def store(self, event_store):
-        return event_store
-
-    @pytest.fixture
-    def snapshots(self, snapshot_store):
-        return snapshot_store
+class TestPostgres(Postgres, Events):
+    pass
 
 
-class TestPostgresCoalescing(RacingContract):
-    """Appends of one process in one statement, as they come: the first alone, those after it together."""
-
-    @pytest.fixture
-    async def store(self, event_store_config):
-        async with PostgresEventStore(event_store_config, coalesce=True) as store:
-            yield store
+class TestSyncPostgres(SyncPostgres, Events):
+    pass
 
 
-class TestPostgresAlwaysCoalescing(EventStoreContract, RacingContract):
-    """As if another append were always under way: each goes by the statement for many."""
-
-    @pytest.fixture
-    async def store(self, event_store_config):
-        async with PostgresEventStore(event_store_config, coalesce=True) as store:
-            store._coalescer._first = object()
-            yield store
+class TestPostgresCoalescing(Coalescing, RacingContract):
+    pass
 
 
-class TestPostgresByCopy(EventStoreContract, RacingContract):
-    """As if every append were a large one."""
-
-    @pytest.fixture
-    def store(self, event_store, monkeypatch):
-        monkeypatch.setattr(operations, "BY_COPY", 1)
-        return event_store
+class TestPostgresAlwaysCoalescing(AlwaysCoalescing, EventStoreContract, RacingContract):
+    pass
 
 
-class TestPostgresOnOneEngine(SnapshotContract):
+class TestPostgresByCopy(ByCopy, EventStoreContract, RacingContract):
+    pass
+
+
+class TestPostgresOnOneEngine(Postgres, SnapshotContract):
     """Events and snapshots are read together there."""
-
-    @pytest.fixture
-    def store(self, event_store):
-        return event_store
 
     @pytest.fixture
     def snapshots(self, event_store):
         return PostgresSnapshotStore(event_store.config, bind=event_store.bind)
 
 
-class TestSyncPostgresOnOneEngine(SnapshotContract):
-    @pytest.fixture
-    def store(self, sync_event_store):
-        return ThreadedEventStore(sync_event_store)
-
+class TestSyncPostgresOnOneEngine(SyncPostgres, SnapshotContract):
     @pytest.fixture
     def snapshots(self, sync_event_store):
         store = SyncPostgresSnapshotStore(sync_event_store.config, bind=sync_event_store.bind)
         return ThreadedSnapshotStore(store)
 
 
-class TestSyncPostgres(
-    EventStoreContract, RacingContract, ImportContract, RacingImportContract, SnapshotContract
-):
-    @pytest.fixture
-    def store(self, sync_event_store):
-        return ThreadedEventStore(sync_event_store)
-
-    @pytest.fixture
-    def snapshots(self, sync_snapshot_store):
-        return ThreadedSnapshotStore(sync_snapshot_store)
-
-
-class TestWithinAsyncSession(EventStoreContract, ImportContract, SnapshotContract):
+class TestWithinAsyncSession(EventsAlone):
     @pytest.fixture
     async def session(self, event_store):
         async with AsyncSession(event_store.bind) as session:
@@ -156,7 +106,7 @@ class TestWithinAsyncSession(EventStoreContract, ImportContract, SnapshotContrac
         return committing
 
 
-class TestWithinSession(EventStoreContract, ImportContract, SnapshotContract):
+class TestWithinSession(EventsAlone):
     @pytest.fixture
     def session(self, sync_event_store):
         with Session(sync_event_store.bind) as session:
@@ -186,9 +136,7 @@ class TestWithinSession(EventStoreContract, ImportContract, SnapshotContract):
         return Committing(store._store)
 
 
-class TestAppEngine(
-    EventStoreContract, RacingContract, ImportContract, RacingImportContract, SnapshotContract
-):
+class TestAppEngine(Events):
     """Bound to an engine of the app's, on psycopg's async side."""
 
     @pytest.fixture
@@ -206,9 +154,7 @@ class TestAppEngine(
         return PostgresSnapshotStore(bind=engine)
 
 
-class TestAppSessionmaker(
-    EventStoreContract, RacingContract, ImportContract, RacingImportContract, SnapshotContract
-):
+class TestAppSessionmaker(Events):
     """Bound to a sessionmaker of the app's: each call in a session of its own."""
 
     @pytest.fixture
@@ -226,9 +172,7 @@ class TestAppSessionmaker(
         return PostgresSnapshotStore(bind=maker)
 
 
-class TestSyncAppEngine(
-    EventStoreContract, RacingContract, ImportContract, RacingImportContract, SnapshotContract
-):
+class TestSyncAppEngine(Events):
     """Bound to a blocking engine of the app's, in a schema of another name."""
 
     @pytest.fixture

@@ -1,6 +1,6 @@
 """The contract suite of inboxes on every one of the library, in every kind of session."""
 
-from contextlib import asynccontextmanager, nullcontext
+from contextlib import asynccontextmanager
 from contextvars import ContextVar
 
 import pytest
@@ -12,7 +12,6 @@ from sqlalchemy.ext.asyncio import (
 )
 
 from k1s0_event_store import EventStoreConfig
-from k1s0_event_store.memory import InMemoryInbox
 from k1s0_event_store.postgres.inbox import PostgresInbox
 from k1s0_event_store.postgres.schema import upgrade_database
 from k1s0_event_store.testing.inbox_contract import (
@@ -21,6 +20,8 @@ from k1s0_event_store.testing.inbox_contract import (
     RacingInboxContract,
     TransactionalInboxContract,
 )
+
+from .stores import InMemory, Postgres
 
 ODD_SCHEMA = 'Odd "schema" %s :x'
 
@@ -46,26 +47,12 @@ async def psycopg_engine(event_store_dsn):
         yield engine
 
 
-class OnPostgres(InboxContract, RacingInboxContract, TransactionalInboxContract):
-    @pytest.fixture
-    def make_inbox(self):
-        return PostgresInbox
+class OnPostgres(Postgres, InboxContract, RacingInboxContract, TransactionalInboxContract):
+    pass
 
 
-class TestInMemory(InboxContract, RacingInboxContract):
-    @pytest.fixture
-    def make_inbox(self):
-        made = {}
-
-        def make(consumer):
-            inbox = InMemoryInbox(consumer)
-            return made.setdefault(inbox.consumer, inbox)
-
-        return make
-
-    @pytest.fixture
-    def begin(self):
-        return nullcontext
+class TestInMemory(InMemory, InboxContract, RacingInboxContract):
+    pass
 
 
 class TestAsyncSession(OnPostgres):

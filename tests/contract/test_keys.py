@@ -4,13 +4,13 @@ import pytest
 from sqlalchemy.ext.asyncio import AsyncSession, async_sessionmaker, create_async_engine
 
 from k1s0_event_store import EventStoreConfig
-from k1s0_event_store.keys import WrappingKeys
 from k1s0_event_store.memory import InMemoryKeyStore
 from k1s0_event_store.postgres.keys import PostgresKeyStore
 from k1s0_event_store.postgres.schema import upgrade_database
 from k1s0_event_store.testing.key_contract import KeyStoreContract, RacingKeysContract
 
-WRAPPING = WrappingKeys({"2026": b"w" * 32}, current="2026")
+from .stores import WRAPPING, InMemory, Postgres
+
 ODD_SCHEMA = 'Odd "schema" %s :x'
 
 
@@ -22,10 +22,8 @@ async def engine(event_store_dsn):
     await engine.dispose()
 
 
-class TestInMemory(KeyStoreContract, RacingKeysContract):
-    @pytest.fixture
-    def keys(self):
-        return InMemoryKeyStore()
+class TestInMemory(InMemory, KeyStoreContract, RacingKeysContract):
+    pass
 
 
 class TestInMemoryWithin(KeyStoreContract):
@@ -34,12 +32,10 @@ class TestInMemoryWithin(KeyStoreContract):
         return InMemoryKeyStore().within(object())
 
 
-class TestPostgres(KeyStoreContract, RacingKeysContract):
+class TestPostgres(Postgres, KeyStoreContract, RacingKeysContract):
     @pytest.fixture
-    async def keys(self, event_store_dsn):
-        config = EventStoreConfig(dsn=event_store_dsn, pool_size=16, max_overflow=0)
-        async with PostgresKeyStore(config, wrapping=WRAPPING) as keys:
-            yield keys
+    def event_store_config(self, event_store_dsn):
+        return EventStoreConfig(dsn=event_store_dsn, pool_size=16, max_overflow=0)
 
 
 class TestWithinAsyncSession(KeyStoreContract):
@@ -67,9 +63,7 @@ class TestAppSessionmaker(KeyStoreContract, RacingKeysContract):
         return PostgresKeyStore(EventStoreConfig(schema=ODD_SCHEMA), bind=maker, wrapping=WRAPPING)
 
 
-class TestTransactionPooler(KeyStoreContract, RacingKeysContract):
+class TestTransactionPooler(Postgres, KeyStoreContract, RacingKeysContract):
     @pytest.fixture
-    async def keys(self, event_store_dsn):
-        config = EventStoreConfig(dsn=event_store_dsn, transaction_pooler=True)
-        async with PostgresKeyStore(config, wrapping=WRAPPING) as keys:
-            yield keys
+    def event_store_config(self, event_store_dsn):
+        return EventStoreConfig(dsn=event_store_dsn, transaction_pooler=True)

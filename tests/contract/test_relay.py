@@ -12,9 +12,7 @@ from k1s0_event_store import (
     DuplicateEventError,
     EventEnvelope,
     EventRegistry,
-    InMemoryEventStore,
     InMemoryPublisher,
-    InMemorySubscriptionStore,
     InvalidInputError,
     Message,
     MessageRefusedError,
@@ -24,6 +22,8 @@ from k1s0_event_store import (
     TypedEventStore,
 )
 from k1s0_event_store.testing.runner_contract import FAST, eventually
+
+from .stores import InMemory, Postgres
 
 ORDER, OTHER = StreamId("order", "o-1"), StreamId("order", "o-2")
 EVENTS = CloudEvents("/shop", topic="orders")
@@ -208,25 +208,11 @@ class RelayContract:
             assert bodies == [b'{"n":0}', b'{"n":1}', b'{"n":2}']
 
 
-class TestInMemory(RelayContract):
-    @pytest.fixture
-    def store(self):
-        return InMemoryEventStore()
-
-    @pytest.fixture
-    def storage(self, store):
-        return InMemorySubscriptionStore(store)
+class TestInMemory(InMemory, RelayContract):
+    pass
 
 
-class TestPostgres(RelayContract):
-    @pytest.fixture
-    def store(self, event_store):
-        return event_store
-
-    @pytest.fixture
-    def storage(self, subscription_store):
-        return subscription_store
-
+class TestPostgres(Postgres, RelayContract):
     async def test_what_is_rolled_back_is_never_published(self, store, run, publisher):
         async with AsyncSession(store.bind) as session:
             bound = store.within(session)

@@ -41,6 +41,8 @@ from k1s0_event_store import (
     slower_than,
 )
 
+from .stores import InMemory, Postgres
+
 events = EventRegistry()
 
 
@@ -812,25 +814,11 @@ class RepositoryContract:
             assert await keeping.load(name, version=version) == await plain.load(name, version=version)
 
 
-class TestInMemory(RepositoryContract):
-    @pytest.fixture
-    def store(self):
-        return InMemoryEventStore()
-
-    @pytest.fixture
-    def snapshots(self):
-        return InMemorySnapshotStore()
+class TestInMemory(InMemory, RepositoryContract):
+    pass
 
 
-class TestPostgres(RepositoryContract):
-    @pytest.fixture
-    def store(self, event_store):
-        return event_store
-
-    @pytest.fixture
-    def snapshots(self, snapshot_store):
-        return snapshot_store
-
+class TestPostgres(Postgres, RepositoryContract):
     @asynccontextmanager
     async def session(self, store):
         async with AsyncSession(store.bind) as session, session.begin():

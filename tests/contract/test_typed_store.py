@@ -21,9 +21,6 @@ from k1s0_event_store import (
     EventEnvelope,
     EventRegistry,
     FailurePolicy,
-    InMemoryEventStore,
-    InMemorySnapshotStore,
-    InMemorySubscriptionStore,
     InvalidEventError,
     InvalidInputError,
     Projection,
@@ -34,6 +31,8 @@ from k1s0_event_store import (
     UnknownEventTypeError,
 )
 from k1s0_event_store.testing.runner_contract import altered_store, runner_of
+
+from .stores import InMemory, Postgres
 
 ORDER, OTHER = StreamId("order", "o-1"), StreamId("order", "o-2")
 
@@ -457,25 +456,11 @@ class TypedStoreContract:
             await listed(typed.read_all(reading.cursor))
 
 
-class TestInMemory(TypedStoreContract):
-    @pytest.fixture
-    def store(self):
-        return InMemoryEventStore()
-
-    @pytest.fixture
-    def snapshots(self):
-        return InMemorySnapshotStore()
+class TestInMemory(InMemory, TypedStoreContract):
+    pass
 
 
-class TestPostgres(TypedStoreContract):
-    @pytest.fixture
-    def store(self, event_store):
-        return event_store
-
-    @pytest.fixture
-    def snapshots(self, snapshot_store):
-        return snapshot_store
-
+class TestPostgres(Postgres, TypedStoreContract):
     async def test_numbers_come_back_as_they_went(self, store):
         @dataclass
         class Measured:
@@ -680,21 +665,9 @@ class HandlerContract:
         assert late == [(2, Noted("x")), (3, Added("b")), (3, Added("c"))]
 
 
-class TestInMemoryHandlers(HandlerContract):
-    @pytest.fixture
-    def store(self):
-        return InMemoryEventStore()
-
-    @pytest.fixture
-    def storage(self, store):
-        return InMemorySubscriptionStore(store)
+class TestInMemoryHandlers(InMemory, HandlerContract):
+    pass
 
 
-class TestPostgresHandlers(HandlerContract):
-    @pytest.fixture
-    def store(self, event_store):
-        return event_store
-
-    @pytest.fixture
-    def storage(self, subscription_store):
-        return subscription_store
+class TestPostgresHandlers(Postgres, HandlerContract):
+    pass

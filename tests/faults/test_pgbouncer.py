@@ -2,23 +2,9 @@
 
 import pytest
 from sqlalchemy import text
-from sqlalchemy.ext.asyncio import async_sessionmaker
 
-from k1s0_event_store import (
-    EventStoreConfig,
-    PostgresEventStore,
-    PostgresSnapshotStore,
-    PostgresSubscriptionStore,
-    SyncPostgresEventStore,
-    SyncPostgresSnapshotStore,
-)
-from k1s0_event_store.keys import WrappingKeys
-from k1s0_event_store.postgres import operations
-from k1s0_event_store.postgres.inbox import PostgresInbox
-from k1s0_event_store.postgres.keys import PostgresKeyStore
-from k1s0_event_store.testing.adapters import ThreadedEventStore, ThreadedSnapshotStore
-from k1s0_event_store.testing.contract import EventStoreContract, RacingContract, SnapshotContract
-from k1s0_event_store.testing.import_contract import ImportContract, RacingImportContract
+from k1s0_event_store import EventStoreConfig
+from k1s0_event_store.testing.contract import RacingContract
 from k1s0_event_store.testing.inbox_contract import (
     RACERS,
     InboxContract,
@@ -28,11 +14,9 @@ from k1s0_event_store.testing.inbox_contract import (
 from k1s0_event_store.testing.key_contract import KeyStoreContract, RacingKeysContract
 from k1s0_event_store.testing.runner_contract import RunnerContract
 from k1s0_event_store.testing.subscription_contract import SubscriptionStoreContract
-from tests.contract.test_subscriptions import PostgresLedger
+from tests.contract.stores import ByCopy, Coalescing, Events, Postgres, SyncPostgres
 
 from ..pooler import pooled_dsn, running_pooler
-
-WRAPPING = WrappingKeys({"2026": b"w" * 32}, current="2026")
 
 
 @pytest.fixture(scope="module")
@@ -44,12 +28,12 @@ def forgetful_pooler(event_store_server):
 
 
 @pytest.fixture
-def config(forgetful_pooler, event_store_dsn):
+def event_store_config(forgetful_pooler, event_store_dsn):
     return EventStoreConfig(dsn=pooled_dsn(forgetful_pooler, event_store_dsn), transaction_pooler=True)
 
 
-async def test_no_two_transactions_have_the_same_connection_to_the_server(pooled_store):
-    async with pooled_store.bind.connect() as connection:
+async def test_no_two_transactions_have_the_same_connection_to_the_server(event_store):
+    async with event_store.bind.connect() as connection:
         processes = set()
         for _ in range(5):
             async with connection.begin():
@@ -57,87 +41,29 @@ async def test_no_two_transactions_have_the_same_connection_to_the_server(pooled
     assert len(processes) == 5
 
 
-@pytest.fixture
-async def pooled_store(config):
-    async with PostgresEventStore(config) as store:
-        yield store
+class TestPostgres(Postgres, Events):
+    pass
 
 
-@pytest.fixture
-def pooled_sync_store(config):
-    with SyncPostgresEventStore(config) as store:
-        yield store
+class TestSyncPostgres(SyncPostgres, Events):
+    pass
 
 
-class TestPostgres(
-    EventStoreContract, RacingContract, ImportContract, RacingImportContract, SnapshotContract
-):
-    @pytest.fixture
-    def store(self, pooled_store):
-        return pooled_store
-
-    @pytest.fixture
-    async def snapshots(self, config):
-        async with PostgresSnapshotStore(config) as snapshots:
-            yield snapshots
+class TestPostgresCoalescing(Coalescing, RacingContract):
+    pass
 
 
-class TestSyncPostgres(
-    EventStoreContract, RacingContract, ImportContract, RacingImportContract, SnapshotContract
-):
-    @pytest.fixture
-    def store(self, pooled_sync_store):
-        return ThreadedEventStore(pooled_sync_store)
-
-    @pytest.fixture
-    def snapshots(self, config):
-        with SyncPostgresSnapshotStore(config) as snapshots:
-            yield ThreadedSnapshotStore(snapshots)
+class TestPostgresByCopy(ByCopy, RacingContract):
+    pass
 
 
-class TestPostgresCoalescing(RacingContract):
-    @pytest.fixture
-    async def store(self, config):
-        async with PostgresEventStore(config, coalesce=True) as store:
-            yield store
+class TestKeys(Postgres, KeyStoreContract, RacingKeysContract):
+    pass
 
 
-class TestPostgresByCopy(RacingContract):
-    @pytest.fixture
-    def store(self, pooled_store, monkeypatch):
-        monkeypatch.setattr(operations, "BY_COPY", 1)
-        return pooled_store
+class TestSubscriptions(Postgres, SubscriptionStoreContract, RunnerContract):
+    pass
 
 
-class TestKeys(KeyStoreContract, RacingKeysContract):
-    @pytest.fixture
-    async def keys(self, config):
-        async with PostgresKeyStore(config, wrapping=WRAPPING) as keys:
-            yield keys
-
-
-class TestSubscriptions(SubscriptionStoreContract, RunnerContract):
-    @pytest.fixture
-    def store(self, pooled_store):
-        return pooled_store
-
-    @pytest.fixture
-    async def ledger(self, event_store):
-        async with event_store.bind.begin() as connection:
-            await connection.execute(text("CREATE TABLE ledger (id bigserial PRIMARY KEY, key text)"))
-        return PostgresLedger(event_store.bind)
-
-    @pytest.fixture
-    async def storage(self, config, pooled_store):
-        async with PostgresSubscriptionStore(config, bind=pooled_store.bind) as storage:
-            yield storage
-
-
-class TestInbox(InboxContract, RacingInboxContract, TransactionalInboxContract):
-    @pytest.fixture
-    def make_inbox(self):
-        return PostgresInbox
-
-    @pytest.fixture
-    def begin(self, pooled_store):
-        return async_sessionmaker(pooled_store.bind).begin
+class TestInbox(Postgres, InboxContract, RacingInboxContract, TransactionalInboxContract):
+    pass

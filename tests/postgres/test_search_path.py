@@ -21,22 +21,20 @@ from k1s0_event_store import (
     StreamId,
     SyncPostgresEventStore,
 )
-from k1s0_event_store.keys import WrappingKeys
 from k1s0_event_store.postgres.connection import create_sync_store_engine
 from k1s0_event_store.postgres.diagnosis import PostgresDoctor, Severity
 from k1s0_event_store.postgres.inbox import PostgresInbox
 from k1s0_event_store.postgres.inspector import PostgresInspector
-from k1s0_event_store.postgres.keys import PostgresKeyStore
 from k1s0_event_store.postgres.rebase import rebase
 from k1s0_event_store.postgres.rights import grant
 from k1s0_event_store.postgres.schema import BASE, downgrade_database, upgrade_database
 from k1s0_event_store.postgres.statistics import PostgresStatistics
 from k1s0_event_store.postgres.verification import PostgresVerifier
-from k1s0_event_store.testing.contract import EventStoreContract, SnapshotContract, new_events
-from k1s0_event_store.testing.import_contract import ImportContract
+from k1s0_event_store.testing.contract import new_events
 from k1s0_event_store.testing.key_contract import KeyStoreContract
 from k1s0_event_store.testing.plugin import cloned_database
 from k1s0_event_store.testing.subscription_contract import SubscriptionStoreContract
+from tests.contract.stores import EventsAlone, Postgres
 
 ORDER = StreamId("order", "o-1")
 
@@ -114,34 +112,16 @@ def test_who_is_less_careful_is_trapped(event_store_dsn, careless):
         assert trapped.value.sqlstate == "TRAPS" or "not an aggregate" in str(trapped.value)
 
 
-class TestAnEventStoreAmongTraps(EventStoreContract, ImportContract, SnapshotContract):
-    @pytest.fixture
-    def store(self, event_store):
-        return event_store
-
-    @pytest.fixture
-    def snapshots(self, snapshot_store):
-        return snapshot_store
+class TestAnEventStoreAmongTraps(Postgres, EventsAlone):
+    pass
 
 
-class TestSubscriptionsAmongTraps(SubscriptionStoreContract):
+class TestSubscriptionsAmongTraps(Postgres, SubscriptionStoreContract):
     test_partitions_are_shared_out_evenly = None  # it takes long, and calls nothing that others do not
 
-    @pytest.fixture
-    def store(self, event_store):
-        return event_store
 
-    @pytest.fixture
-    def storage(self, subscription_store):
-        return subscription_store
-
-
-class TestKeysAmongTraps(KeyStoreContract):
-    @pytest.fixture
-    async def keys(self, event_store_config):
-        wrapping = WrappingKeys({"2026": b"w" * 32}, current="2026")
-        async with PostgresKeyStore(event_store_config, wrapping=wrapping) as keys:
-            yield keys
+class TestKeysAmongTraps(Postgres, KeyStoreContract):
+    pass
 
 
 async def test_appends_that_wake_listeners_or_travel_together_among_traps(event_store_config):

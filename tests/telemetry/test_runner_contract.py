@@ -1,15 +1,14 @@
 """The contract suite of runners with everything traced: leases, retries, parking and order are as before."""
 
 import pytest
-from tests.contract.test_subscriptions import InMemoryLedger
+from tests.contract.stores import InMemory
 
-from k1s0_event_store import EventStore, InMemoryEventStore
-from k1s0_event_store.memory import InMemorySubscriptionStore
+from k1s0_event_store import EventStore
 from k1s0_event_store.testing import runner_contract
 from k1s0_event_store.testing.runner_contract import LimitedRunner, RunnerContract
 
 
-class TestTracedInMemory(RunnerContract):
+class TestTracedInMemory(InMemory, RunnerContract):
     @pytest.fixture(autouse=True)
     def traced(self, telemetry, monkeypatch):
         """Whatever a test runs, runs traced."""
@@ -26,15 +25,3 @@ class TestTracedInMemory(RunnerContract):
                 super().notify(notice)
 
         monkeypatch.setattr(runner_contract, "LimitedRunner", TracedRunner)
-
-    @pytest.fixture
-    def store(self):
-        return InMemoryEventStore()
-
-    @pytest.fixture
-    def ledger(self):
-        return InMemoryLedger()
-
-    @pytest.fixture
-    def storage(self, store, ledger):
-        return InMemorySubscriptionStore(store, session=ledger.session)

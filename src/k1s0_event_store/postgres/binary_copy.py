@@ -18,7 +18,8 @@ from k1s0_event_store.envelope import EventEnvelope, StreamId
 from k1s0_event_store.postgres.connection import Steps
 from k1s0_event_store.postgres.errors import RowsDroppedError
 from k1s0_event_store.postgres.statements import Copy, Statement, schema_names, statement
-from k1s0_event_store.runs import EventValues, Run, Texts, values_of_runs
+from k1s0_event_store.runs import EventValues, Run, values_of_runs
+from k1s0_event_store.texts import Texts
 
 EVENT_COLUMNS: Final = (
     "aggregate_type", "aggregate_id", "version", "event_id", "event_type", "payload", "metadata",

@@ -33,16 +33,8 @@ from k1s0_event_store.postgres.import_statements import (
     ImportStatements,
 )
 from k1s0_event_store.postgres.statements import Query
-from k1s0_event_store.runs import (
-    EventValues,
-    Run,
-    Texts,
-    check_events,
-    check_names,
-    runs_of,
-    texts_of,
-    values_of_runs,
-)
+from k1s0_event_store.runs import EventValues, Run, check_events, check_names, runs_of, values_of_runs
+from k1s0_event_store.texts import Texts, texts_of
 
 _PART: Final = 1000
 """Events that are inserted by one statement."""
