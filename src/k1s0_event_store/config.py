@@ -219,30 +219,27 @@ def _mask_parameter(part: str) -> str:
 
 def check_schema(schema: object) -> str:
     """Return `schema` if PostgreSQL takes it as a quoted name, else raise ConfigurationError."""
-    if not isinstance(schema, str) or not schema:
-        raise ConfigurationError(f"schema must be a string that is not empty, not {shown(schema)}")
-    try:
-        length = len(schema.encode())
-    except UnicodeEncodeError:
-        raise ConfigurationError(f"schema must be Unicode text, not {shown(schema)}") from None
-    if length > 63 or "\x00" in schema:
-        raise ConfigurationError(f"schema must have at most 63 bytes and no NUL: {shown(schema)}")
-    if schema.startswith("pg_") or schema == "information_schema":
-        raise ConfigurationError(f"schema {shown(schema)} is reserved by PostgreSQL; choose another name")
-    return schema
+    name = _check_name("schema", schema, 63)
+    if name.startswith("pg_") or name == "information_schema":
+        raise ConfigurationError(f"schema {shown(name)} is reserved by PostgreSQL; choose another name")
+    return name
 
 
 def check_tenant(tenant: object) -> str:
     """Return `tenant` if rows can be kept under that name, else raise ConfigurationError."""
-    if not isinstance(tenant, str) or not tenant or "\x00" in tenant:
-        raise ConfigurationError(f"tenant must be a string that is not empty, without NUL: {shown(tenant)}")
+    return _check_name("tenant", tenant, _TENANT_BYTES)
+
+
+def _check_name(what: str, name: object, most: int) -> str:
+    if not isinstance(name, str) or not name:
+        raise ConfigurationError(f"{what} must be a string that is not empty, not {shown(name)}")
     try:
-        length = len(tenant.encode())
+        length = len(name.encode())
     except UnicodeEncodeError:
-        raise ConfigurationError(f"tenant must be Unicode text, not {shown(tenant)}") from None
-    if length > _TENANT_BYTES:
-        raise ConfigurationError(f"tenant must have at most {_TENANT_BYTES} bytes, not {length}")
-    return tenant
+        raise ConfigurationError(f"{what} must be Unicode text, not {shown(name)}") from None
+    if length > most or "\x00" in name:
+        raise ConfigurationError(f"{what} must have at most {most} bytes and no NUL: {shown(name)}")
+    return name
 
 
 def check_switch(name: str, value: object) -> None:

@@ -2,12 +2,12 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from datetime import datetime
 from itertools import islice
-from typing import TypeAlias
+from typing import TypeAlias, TypeVar
 from uuid import UUID
 
 from k1s0_event_store.envelope import MAX_VERSION, EventEnvelope, StreamId, changed
@@ -22,8 +22,8 @@ from k1s0_event_store.texts import Texts
 
 Identity: TypeAlias = tuple[UUID, str]
 """Id and type of an event: what the one that is stored and the one that is given must share."""
-EventValues: TypeAlias = tuple[StreamId, int, UUID, str, str, str, datetime]
-"""Stream, version, id, type, payload and metadata as JSON, and when it occurred."""
+R = TypeVar("R")
+S = TypeVar("S")
 
 
 @dataclass(frozen=True, slots=True)
@@ -124,21 +124,28 @@ def runs_of(events: Iterable[EventEnvelope]) -> list[Run]:
     return list(runs.values())
 
 
-def values_of_runs(
-    events: Sequence[EventEnvelope], texts: Texts, runs: Iterable[Run]
-) -> Iterator[EventValues]:
-    """What is stored of those of `events` that stand in `runs`, in their order."""
+def rows_of_runs(
+    events: Sequence[EventEnvelope],
+    texts: Texts,
+    runs: Iterable[Run],
+    begin: Callable[[StreamId], S],
+    row: Callable[[S, int, UUID, str, str, str, datetime], R],
+) -> Iterator[R]:
+    """What is stored of those of `events` that stand in `runs`, in their order, each as `row` makes it.
+
+    From what `begin` makes of the stream, version, id, type, payload and metadata as JSON, the time.
+    """
     firsts = {run.stream_id: run.first for run in runs}
-    stream_id, first = None, 0
+    begun: tuple[StreamId, S, int] | None = None
     for event, payload, metadata in zip(events, texts.payloads, texts.metadata, strict=True):
-        if event.stream_id is not stream_id:
+        if begun is None or event.stream_id is not begun[0]:
             stream_id = event.stream_id
-            first = firsts.get(stream_id, MAX_VERSION + 1)
+            begun = stream_id, begin(stream_id), firsts.get(stream_id, MAX_VERSION + 1)
+        _, stream, first = begun
         if event.version >= first:
-            yield (
-                stream_id, event.version, event.event_id, event.event_type, payload, metadata,
-                event.occurred_at,
-            )  # fmt: skip
+            yield row(
+                stream, event.version, event.event_id, event.event_type, payload, metadata, event.occurred_at
+            )
 
 
 def _misplaced(run: Run, event: EventEnvelope) -> str:

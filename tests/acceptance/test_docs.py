@@ -166,9 +166,17 @@ def roles(empty_dsn):
             connection.execute(f"DROP OWNED BY {role}; DROP ROLE {role}".encode())
 
 
-@pytest.mark.parametrize("page", [p for p in having("python") if p.name != "migrations.md"], ids=name)
+WITH_OTHER_TABLES = {"migrations.md", "tenants.md"}
+
+
+@pytest.mark.parametrize("page", [p for p in having("python") if p.name not in WITH_OTHER_TABLES], ids=name)
 def test_the_code_of_a_page_runs_and_prints_what_it_says(page, event_store_dsn, monkeypatch):
     assert run_page(page, event_store_dsn, monkeypatch) == promised(page)
+
+
+def test_the_page_on_tenants_works_for_a_role_that_owns_nothing(tenants_dsn, monkeypatch):
+    page = ROOT / "docs/tenants.md"
+    assert run_page(page, tenants_dsn, monkeypatch) == promised(page)
 
 
 def test_the_page_on_migrations_begins_with_an_empty_database_and_ends_with_the_rights(

@@ -1,11 +1,12 @@
-"""The contract suites for a tenant, in tables that hold the same streams of another."""
+"""The contract suites for a tenant, as a role that row-level security holds for."""
 
 from dataclasses import replace
+from functools import partial
 
 import pytest
-from sqlalchemy.ext.asyncio import AsyncSession, async_sessionmaker
 
-from k1s0_event_store import PostgresEventStore, PostgresSnapshotStore
+from k1s0_event_store import PostgresInbox
+from k1s0_event_store.testing.import_contract import ImportContract
 from k1s0_event_store.testing.inbox_contract import (
     InboxContract,
     RacingInboxContract,
@@ -15,7 +16,15 @@ from k1s0_event_store.testing.key_contract import KeyStoreContract, RacingKeysCo
 from k1s0_event_store.testing.runner_contract import RunnerContract
 from k1s0_event_store.testing.subscription_contract import SubscriptionStoreContract
 
-from .stores import AlwaysCoalescing, Events, EventsAlone, Postgres, RacingContract, SyncPostgres
+from . import test_backends
+from .stores import (
+    AlwaysCoalescing,
+    Events,
+    EventStoreContract,
+    Postgres,
+    RacingContract,
+    SyncPostgres,
+)
 
 
 @pytest.fixture
@@ -27,7 +36,7 @@ class TestPostgres(Postgres, Events):
     pass
 
 
-class TestSyncPostgres(SyncPostgres, Events):
+class TestSyncPostgres(SyncPostgres, EventStoreContract, ImportContract):
     pass
 
 
@@ -35,33 +44,8 @@ class TestCoalescing(AlwaysCoalescing, RacingContract):
     pass
 
 
-class TestWithinAsyncSession(EventsAlone):
-    @pytest.fixture
-    async def session(self, event_store):
-        async with AsyncSession(event_store.bind) as session:
-            yield session
-
-    @pytest.fixture
-    def store(self, event_store, session):
-        return event_store.within(session)
-
-    @pytest.fixture
-    def snapshots(self, snapshot_store, session):
-        return snapshot_store.within(session)
-
-
-class TestAppSessionmaker(Events):
-    @pytest.fixture
-    def maker(self, event_store):
-        return async_sessionmaker(event_store.bind)
-
-    @pytest.fixture
-    def store(self, maker, event_store_config):
-        return PostgresEventStore(event_store_config, bind=maker)
-
-    @pytest.fixture
-    def snapshots(self, maker, event_store_config):
-        return PostgresSnapshotStore(event_store_config, bind=maker)
+class TestWithinAsyncSession(test_backends.TestWithinAsyncSession):
+    pass
 
 
 class TestKeys(Postgres, KeyStoreContract, RacingKeysContract):
@@ -73,4 +57,6 @@ class TestSubscriptions(Postgres, SubscriptionStoreContract, RunnerContract):
 
 
 class TestInbox(Postgres, InboxContract, RacingInboxContract, TransactionalInboxContract):
-    pass
+    @pytest.fixture
+    def make_inbox(self, event_store_config):
+        return partial(PostgresInbox, config=event_store_config)

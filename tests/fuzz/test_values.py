@@ -89,7 +89,8 @@ FREE = {"where", "failure", "batch"}
 """Arguments that are taken as they are: functions, and what is checked elsewhere or later."""
 
 CONFIG = {
-    "dsn": DSNS, "schema": NAMES, "snapshot_interval": WHOLE, "snapshots_kept": WHOLE, "pool_size": WHOLE,
+    "dsn": DSNS, "schema": NAMES, "tenant": NAMES,
+    "snapshot_interval": WHOLE, "snapshots_kept": WHOLE, "pool_size": WHOLE,
     "max_overflow": WHOLE, "pool_timeout": SECONDS, "pool_recycle": WHOLE, "pool_pre_ping": st.booleans(),
     "connect_timeout": SECONDS, "application_name": NAMES, "transaction_pooler": st.booleans(),
     "notify": st.booleans(), "engine_options": st.dictionaries(st.text(), st.integers()),

@@ -493,7 +493,14 @@ async def test_the_stream_browser_shows_the_rows_of_its_tenant(acme):
     links = [f"/events/{position}" for position in (1, 2, 3)]
     links += [f"/event?{urlencode({'id': each})}" for each in ids]
     links += ["/stream?type=order&id=o-1", "/stream?type=secret-of-beta&id=o-9", "/streams?q=o-"]
-    links += ["/", "/streams", "/events", "/types", "/subscriptions", "/subscription?name=secret-of-beta&version=1"]
+    links += [
+        "/",
+        "/streams",
+        "/events",
+        "/types",
+        "/subscriptions",
+        "/subscription?name=secret-of-beta&version=1",
+    ]
     async with looking_at(event_browser(acme), follow_redirects=True) as client:
         pages = {link: await client.get(link) for link in links}
     statuses = {link: page.status_code for link, page in pages.items()}

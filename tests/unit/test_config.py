@@ -190,6 +190,23 @@ def test_another_schema_is_refused(schema, reason):
         EventStoreConfig(schema=schema)
 
 
+@pytest.mark.parametrize("tenant", ["acme", "Ünï 'quoted\" %s", "; --", "x" * 200, "pg_catalog", " "])
+def test_any_text_names_a_tenant(tenant):
+    assert EventStoreConfig(tenant=tenant).tenant == tenant
+
+
+@pytest.mark.parametrize(
+    ("tenant", "reason"),
+    [
+        ("", "not empty"), (7, "must be a string"), ("x" * 201, "at most 200 bytes"), ("a\x00b", "no NUL"),
+        ("\ud800", "Unicode"),
+    ],
+)  # fmt: skip
+def test_another_tenant_is_refused(tenant, reason):
+    with pytest.raises(ConfigurationError, match=reason):
+        EventStoreConfig(tenant=tenant)
+
+
 @given(st.text())
 def test_a_schema_is_taken_or_refused_with_the_typed_error(schema):
     try:
@@ -248,7 +265,7 @@ def test_a_section_may_hold_every_field():
     given_values = {
         "dsn": "postgresql://h/db", "schema": "s", "snapshot_interval": 7, "snapshots_kept": 3,
         "pool_size": 1, "max_overflow": 0, "pool_timeout": 1.5, "pool_recycle": 60, "pool_pre_ping": True,
-        "connect_timeout": 2, "notify": True,
+        "connect_timeout": 2, "notify": True, "tenant": "acme",
         "application_name": "app", "transaction_pooler": True, "limits": Limits(payload=9),
         "engine_options": {"echo": False},
     }  # fmt: skip

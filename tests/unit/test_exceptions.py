@@ -43,6 +43,7 @@ from k1s0_event_store import (
     StreamNotFoundError,
     SubscriptionError,
     SubscriptionNotFoundError,
+    TenantRequiredError,
     TransactionRequiredError,
     TransferError,
     UnknownEventTypeError,
@@ -94,6 +95,7 @@ SPECIMENS = [
     (TransferError("why", 7), {"reason": "why", "line": 7}),
     (ConfigurationError("text"), {}),
     (RegistryError("text"), {}),
+    (TenantRequiredError("text"), {}),
     (CorruptDataError("text"), {}),
     (
         EventDecodeError(ORDER, 4, "placed", "why", ("lines.0",)),
@@ -217,5 +219,5 @@ def test_what_may_succeed_when_done_again_says_so():
 def test_bad_input_is_a_value_error_too():
     assert {cls for cls in CLASSES if issubclass(cls, ValueError)} == {
         InvalidInputError, InvalidEventError, LimitExceededError, TransferError, ConfigurationError,
-        RegistryError,
+        RegistryError, TenantRequiredError,
     }  # fmt: skip

@@ -109,6 +109,7 @@ PUBLIC = [
     "SyncPostgresEventStore",
     "SyncPostgresSnapshotStore",
     "SyncSnapshotStore",
+    "TenantRequiredError",
     "Transaction",
     "TransactionRequiredError",
     "TransferError",

@@ -12,7 +12,7 @@ from typing import Annotated, Final
 import typer
 
 from k1s0_event_store.cli.new_events import read_new_events
-from k1s0_event_store.cli.options import AggregateId, AggregateType, Dsn, Schema
+from k1s0_event_store.cli.options import AggregateId, AggregateType, Dsn, Schema, config_of
 from k1s0_event_store.cli.tables import one_line
 from k1s0_event_store.config import DEFAULT_SCHEMA, EventStoreConfig
 from k1s0_event_store.envelope import STREAM_EXISTS, EventEnvelope, ExpectedVersion, StreamId
@@ -59,7 +59,7 @@ def append(
     stream_id = StreamId(aggregate_type, aggregate_id)
     data = _read(file)
     events = read_new_events(data, stream_id)
-    version = asyncio.run(_append(EventStoreConfig(dsn=dsn, schema=schema), stream_id, events, expected))
+    version = asyncio.run(_append(config_of(dsn, schema), stream_id, events, expected))
     if as_json:
         typer.echo(json.dumps({"version": version, "event_ids": [str(event.event_id) for event in events]}))
     else:

@@ -11,7 +11,7 @@ import typer
 from rich.console import Console
 
 from k1s0_event_store.cli.failures import FAILED
-from k1s0_event_store.cli.options import Dsn, Json, Schema
+from k1s0_event_store.cli.options import Dsn, Json, Schema, config_of
 from k1s0_event_store.config import DEFAULT_SCHEMA, EventStoreConfig
 from k1s0_event_store.postgres.diagnosis import Finding, PostgresDoctor, Severity
 from k1s0_event_store.postgres.verification import Fault, Looked, PostgresVerifier
@@ -38,7 +38,7 @@ def verify(
     twice, snapshots beyond the end, checkpoints that cannot be right. It only
     reads, and may run beside writers.
     """
-    run = _Verification(EventStoreConfig(dsn=dsn, schema=schema), aggregate_type)
+    run = _Verification(config_of(dsn, schema), aggregate_type)
     faults, complete = asyncio.run(run.faults())
     if as_json:
         fields = {"faults": list(map(asdict, faults)), "complete": complete, "looked_at": run.looked_at}
@@ -102,7 +102,7 @@ def doctor(dsn: Dsn, as_json: Json = False, schema: Schema = DEFAULT_SCHEMA) -> 
     prepared transactions, replication and vacuum. It only reads. Queries of
     others are not shown: they may hold what is in events.
     """
-    findings = asyncio.run(_diagnose(EventStoreConfig(dsn=dsn, schema=schema)))
+    findings = asyncio.run(_diagnose(config_of(dsn, schema)))
     if as_json:
         typer.echo(json.dumps(list(map(asdict, findings)), indent=2))
     else:

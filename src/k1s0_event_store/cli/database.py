@@ -9,7 +9,7 @@ from typing import Annotated
 import sqlalchemy as sa
 import typer
 
-from k1s0_event_store.cli.options import DSN_VARIABLE, Dsn, Schema, Yes
+from k1s0_event_store.cli.options import DSN_VARIABLE, Dsn, Schema, Yes, config_of
 from k1s0_event_store.cli.tables import one_line
 from k1s0_event_store.config import DEFAULT_SCHEMA, EventStoreConfig
 from k1s0_event_store.exceptions import SchemaError
@@ -93,7 +93,7 @@ def check(dsn: Dsn, schema: Schema = DEFAULT_SCHEMA) -> None:
 @db.command()
 def validate(dsn: Dsn, schema: Schema = DEFAULT_SCHEMA) -> None:
     """Compare the tables with what this version expects; exit code 1 if something differs."""
-    config = EventStoreConfig(dsn=dsn, schema=schema)
+    config = config_of(dsn, schema)
     try:
         asyncio.run(_validate(config))
     except SchemaError as exc:

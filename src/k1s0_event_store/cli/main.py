@@ -12,12 +12,14 @@ from k1s0_event_store.cli.checks import doctor, verify
 from k1s0_event_store.cli.database import db
 from k1s0_event_store.cli.demo import demo
 from k1s0_event_store.cli.failures import EXIT_CODES, ReportingGroup
+from k1s0_event_store.cli.options import TENANT_VARIABLE, chosen_tenant
 from k1s0_event_store.cli.relay import relay
 from k1s0_event_store.cli.show import show
 from k1s0_event_store.cli.stats import stats
 from k1s0_event_store.cli.streams import streams
 from k1s0_event_store.cli.subscriptions import parked, subscriptions
 from k1s0_event_store.cli.tail import tail
+from k1s0_event_store.cli.tenants import tenants
 from k1s0_event_store.cli.transfer import export, import_
 from k1s0_event_store.cli.ui import ui
 
@@ -43,6 +45,7 @@ app.command()(relay)
 app.command()(ui)
 app.command()(parked)
 app.add_typer(subscriptions, name="subscriptions")
+app.add_typer(tenants, name="tenants")
 
 
 def main() -> None:
@@ -58,6 +61,12 @@ def _print_version(wanted: bool) -> None:
 
 @app.callback()
 def _options(
+    tenant: Annotated[
+        str | None,
+        typer.Option(
+            "--tenant", envvar=TENANT_VARIABLE, help="Whose rows, in tables that keep tenants apart."
+        ),
+    ] = None,
     debug: Annotated[bool, typer.Option("--debug", help="Show the traceback of an error.")] = False,
     version: Annotated[
         bool,
@@ -65,3 +74,4 @@ def _options(
     ] = False,
 ) -> None:
     """Options of every command."""
+    chosen_tenant.set(tenant)

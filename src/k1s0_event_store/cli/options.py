@@ -3,13 +3,20 @@
 from __future__ import annotations
 
 import re
+from contextvars import ContextVar
 from datetime import UTC, datetime, timedelta
 from typing import Annotated, Final
 
 import typer
 
+from k1s0_event_store.config import EventStoreConfig
+
 DSN_VARIABLE: Final = "K1S0_EVENT_STORE_DSN"
 SCHEMA_VARIABLE: Final = "K1S0_EVENT_STORE_SCHEMA"
+TENANT_VARIABLE: Final = "K1S0_EVENT_STORE_TENANT"
+
+chosen_tenant: Final[ContextVar[str | None]] = ContextVar("chosen_tenant", default=None)
+"""What the option before the command says."""
 
 _AGE: Final = re.compile(r"(\d{1,9})([smhdw])", re.ASCII)
 _UNITS: Final = {"s": "seconds", "m": "minutes", "h": "hours", "d": "days", "w": "weeks"}
@@ -27,6 +34,11 @@ def point_in_time(text: str) -> datetime:
         raise typer.BadParameter(
             f"{text!r} is no time: write 2026-01-31, 2026-01-31T12:00, or an age like 7d, 2h, 30m, 10s"
         ) from None
+
+
+def config_of(dsn: str, schema: str, *, notify: bool = False) -> EventStoreConfig:
+    """The settings that a command was given, with the tenant that stands before it."""
+    return EventStoreConfig(dsn=dsn, schema=schema, tenant=chosen_tenant.get(), notify=notify)
 
 
 Dsn = Annotated[str, typer.Option("--dsn", envvar=DSN_VARIABLE, help="URL of the database.")]

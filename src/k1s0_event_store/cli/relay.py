@@ -17,7 +17,7 @@ from k1s0_event_store.brokers.publisher import BrokerPublisher
 from k1s0_event_store.brokers.urls import publisher_for
 from k1s0_event_store.cli.imports import imported
 from k1s0_event_store.cli.metrics import prometheus_telemetry
-from k1s0_event_store.cli.options import Dsn, Schema
+from k1s0_event_store.cli.options import Dsn, Schema, config_of
 from k1s0_event_store.config import DEFAULT_SCHEMA, EventStoreConfig
 from k1s0_event_store.delivery import Notice
 from k1s0_event_store.exceptions import BrokerUnavailableError, ConfigurationError
@@ -136,7 +136,7 @@ def relay(
     Events are CloudEvents with the topic
     k1s0.{tier}.{domain}.{event-type}.{version}, unless you say otherwise.
     """
-    config = EventStoreConfig(dsn=dsn, schema=schema, notify=True)  # it hears of appends where apps notify
+    config = config_of(dsn, schema, notify=True)  # it hears of appends where apps notify
     telemetry = None if health is None else prometheus_telemetry()
     process = _RelayProcess(config, health, alarm_after, once, telemetry)
     to_message = _to_message(

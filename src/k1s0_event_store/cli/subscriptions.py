@@ -10,9 +10,17 @@ import typer
 from rich.console import Console
 
 from k1s0_event_store.cli.json_output import print_json
-from k1s0_event_store.cli.options import DSN_VARIABLE, SCHEMA_VARIABLE, Dsn, Json, Schema, Yes
+from k1s0_event_store.cli.options import (
+    DSN_VARIABLE,
+    SCHEMA_VARIABLE,
+    Dsn,
+    Json,
+    Schema,
+    Yes,
+    config_of,
+)
 from k1s0_event_store.cli.subscriptions_view import parked_fields, show_parked, show_statuses, status_fields
-from k1s0_event_store.config import DEFAULT_SCHEMA, EventStoreConfig
+from k1s0_event_store.config import DEFAULT_SCHEMA
 from k1s0_event_store.envelope import StreamId
 from k1s0_event_store.exceptions import SubscriptionNotFoundError
 from k1s0_event_store.feed import Cursor
@@ -260,7 +268,7 @@ def _on(dsn: str, schema: str, work: Callable[[SubscriptionStore], Awaitable[T]]
     """Do `work` on the database's subscriptions."""
 
     async def run() -> T:
-        async with PostgresSubscriptionStore(EventStoreConfig(dsn=dsn, schema=schema)) as store:
+        async with PostgresSubscriptionStore(config_of(dsn, schema)) as store:
             return await work(store)
 
     return asyncio.run(run())

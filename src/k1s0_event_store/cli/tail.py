@@ -15,8 +15,8 @@ from rich.console import Console
 
 from k1s0_event_store.cli.events_view import event_json, show_event
 from k1s0_event_store.cli.following import follow
-from k1s0_event_store.cli.options import Dsn, Schema
-from k1s0_event_store.config import DEFAULT_SCHEMA, EventStoreConfig
+from k1s0_event_store.cli.options import Dsn, Schema, config_of
+from k1s0_event_store.config import DEFAULT_SCHEMA
 from k1s0_event_store.envelope import EventEnvelope, StreamId
 from k1s0_event_store.feed import AllEvents, EventFilter
 from k1s0_event_store.inspection import EventView
@@ -62,7 +62,7 @@ def tail(
         context.fail("Give --stream or --type, not both.")
     stream_id = None if stream is None else StreamId(*stream)
     only = EventFilter.of(types or None if stream is None else stream[:1], event_types or None)
-    config = EventStoreConfig(dsn=dsn, schema=schema, notify=True)  # it hears of appends where apps notify
+    config = config_of(dsn, schema, notify=True)  # it hears of appends where apps notify
 
     async def run() -> None:
         async with PostgresEventStore(config) as store, aclosing(begin(store)) as events:

@@ -17,8 +17,8 @@ from rich.console import Console
 from rich.progress import BarColumn, Progress, TaskProgressColumn, TextColumn, TimeRemainingColumn
 
 from k1s0_event_store.cli.failures import INTERRUPTED
-from k1s0_event_store.cli.options import Dsn, Json, Schema
-from k1s0_event_store.config import DEFAULT_SCHEMA, EventStoreConfig
+from k1s0_event_store.cli.options import Dsn, Json, Schema, config_of
+from k1s0_event_store.config import DEFAULT_SCHEMA
 from k1s0_event_store.envelope import StreamId
 from k1s0_event_store.postgres.inspector import PostgresInspector
 from k1s0_event_store.postgres.store import PostgresEventStore
@@ -54,7 +54,7 @@ def export(
     when it is whole; until then it is FILE.part.
     """
     selection = Selection(tuple(types) if types else None, StreamId(*stream) if stream else None)
-    config = EventStoreConfig(dsn=dsn, schema=schema)
+    config = config_of(dsn, schema)
 
     async def run() -> Exported:
         async with PostgresEventStore(config) as store:
@@ -86,7 +86,7 @@ def import_(
     was interrupted is simply repeated. Versions and ids stay, times and
     places of recording are new.
     """
-    config = EventStoreConfig(dsn=dsn, schema=schema)
+    config = config_of(dsn, schema)
 
     async def run() -> Imported:
         async with PostgresEventStore(config) as store:

@@ -10,7 +10,7 @@ import typer
 
 from k1s0_event_store.cli.imports import imported
 from k1s0_event_store.cli.metrics import prometheus_telemetry
-from k1s0_event_store.cli.options import Dsn, Schema
+from k1s0_event_store.cli.options import Dsn, Schema, config_of
 from k1s0_event_store.config import DEFAULT_SCHEMA, EventStoreConfig
 from k1s0_event_store.exceptions import ConfigurationError
 from k1s0_event_store.process import Outages, log_to_stderr
@@ -74,7 +74,7 @@ def ui(
         if aggregates is None
         else imported(aggregates, "--aggregates", "MODULE:NAME", "shop.orders:repositories"),
     }
-    asyncio.run(_serve(EventStoreConfig(dsn=dsn, schema=schema), listen, options))
+    asyncio.run(_serve(config_of(dsn, schema), listen, options))
 
 
 async def _serve(config: EventStoreConfig, listen: str, options: dict[str, Any]) -> None:

@@ -18,7 +18,7 @@ from k1s0_event_store.envelope import EventEnvelope, StreamId
 from k1s0_event_store.postgres.connection import Steps
 from k1s0_event_store.postgres.errors import RowsDroppedError
 from k1s0_event_store.postgres.statements import Copy, Statement, schema_names, statement
-from k1s0_event_store.runs import EventValues, Run, values_of_runs
+from k1s0_event_store.runs import Run, rows_of_runs
 from k1s0_event_store.texts import Texts
 
 EVENT_COLUMNS: Final = (
@@ -66,7 +66,7 @@ def _copy_statement(schema: str) -> Statement:
 
 def event_rows(events: Sequence[EventEnvelope], texts: Texts, runs: Iterable[Run]) -> Iterator[bytes]:
     """The rows of those of `events` that stand in `runs`, in their order."""
-    return _chunks(_rows_of_streams(values_of_runs(events, texts, runs)))
+    return _chunks(rows_of_runs(events, texts, runs, _stream, _row))
 
 
 def batch_rows(stream_id: StreamId, batch: Batch, first: int) -> Iterator[bytes]:
@@ -84,14 +84,6 @@ def _chunks(rows: Iterable[bytes]) -> Iterator[bytes]:
             yield b"".join(chunk)
             chunk, size = [], 0
     yield b"".join([*chunk, _END])
-
-
-def _rows_of_streams(rows: Iterable[EventValues]) -> Iterator[bytes]:
-    stream_id, stream = None, b""
-    for of, version, event_id, event_type, payload, metadata, occurred_at in rows:
-        if of is not stream_id:
-            stream_id, stream = of, _stream(of)
-        yield _row(stream, version, event_id, event_type, payload, metadata, occurred_at)
 
 
 @lru_cache(maxsize=1024)

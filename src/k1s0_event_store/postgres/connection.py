@@ -41,7 +41,7 @@ from k1s0_event_store.exceptions import ConfigurationError, EventStoreError, Sto
 from k1s0_event_store.postgres.copying import copy_in, copy_in_sync
 from k1s0_event_store.postgres.errors import is_out_of_step, translate
 from k1s0_event_store.postgres.models import EventRow
-from k1s0_event_store.postgres.statements import Copy, Query, entering
+from k1s0_event_store.postgres.statements import Command, Copy, Query, entering
 
 T = TypeVar("T")
 Rows: TypeAlias = Sequence[Sequence[Any]]
@@ -229,7 +229,7 @@ class AsyncConnectionRunner:
         with Translating(self._schema) as errors:
             async with self._connect() as connection:
                 errors.connecting = False
-                if self._tenant is not None:
+                if self._tenant is not None and not isinstance(query, Command):
                     entry = entering(self._tenant, self._schema)
                     check_entered(self._tenant, await _execute(connection, entry))
                 if isinstance(query, Copy):
@@ -260,7 +260,7 @@ class SyncConnectionRunner:
     def fetch(self, query: Query) -> Rows:
         with Translating(self._schema) as errors, self._connect() as connection:
             errors.connecting = False
-            if self._tenant is not None:
+            if self._tenant is not None and not isinstance(query, Command):
                 entry = entering(self._tenant, self._schema)
                 check_entered(self._tenant, _execute_sync(connection, entry))
             if isinstance(query, Copy):

@@ -112,10 +112,7 @@ def _from_state(state: str, cause: BaseException, message: str, schema: str) -> 
             "the connection is in AUTOCOMMIT, where nothing commits together: give one in a transaction"
         )
     if state == TENANT_REQUIRED:
-        return TenantRequiredError(
-            f"the tables in schema {schema!r} keep tenants apart: say whose rows are meant, with "
-            "EventStoreConfig(tenant=...) or --tenant"
-        )
+        return tenant_required(schema)
     if state == "42501":
         return PermissionDeniedError(f"the role lacks a right: {message}")
     if state in _SCHEMA:
@@ -125,6 +122,14 @@ def _from_state(state: str, cause: BaseException, message: str, schema: str) -> 
             "a trigger or rule on the events table dropped a row; nothing was stored", state
         )
     return DatabaseError(message, state)
+
+
+def tenant_required(schema: str) -> TenantRequiredError:
+    """For a store that was given no tenant."""
+    return TenantRequiredError(
+        f"the tables in schema {schema!r} keep tenants apart: say whose rows are meant, with "
+        "EventStoreConfig(tenant=...) or --tenant"
+    )
 
 
 def is_out_of_step(error: BaseException) -> bool:

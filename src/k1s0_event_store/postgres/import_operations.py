@@ -7,9 +7,9 @@ from collections.abc import Iterable, Iterator, Sequence
 from functools import partial
 from itertools import groupby, islice
 from operator import itemgetter
-from typing import Final
+from typing import Any, Final
 
-from k1s0_event_store.envelope import EventEnvelope
+from k1s0_event_store.envelope import EventEnvelope, StreamId
 from k1s0_event_store.exceptions import (
     ConcurrencyError,
     DuplicateEventError,
@@ -33,7 +33,7 @@ from k1s0_event_store.postgres.import_statements import (
     ImportStatements,
 )
 from k1s0_event_store.postgres.statements import Query
-from k1s0_event_store.runs import EventValues, Run, check_events, check_names, runs_of, values_of_runs
+from k1s0_event_store.runs import Run, check_events, check_names, rows_of_runs, runs_of
 from k1s0_event_store.texts import Texts, texts_of
 
 _PART: Final = 1000
@@ -69,19 +69,19 @@ def _import(
 ) -> Steps[Rows]:
     """At first as if all were new; where that is refused, what stands there is looked at, and left out."""
     while runs:
-        yield Query(SAVEPOINT)
+        yield SAVEPOINT
         refusal: EventStoreError | None = None
         try:
             if (yield from _move(sql, events, texts, runs)):
-                yield Query(RELEASE_SAVEPOINT)
+                yield RELEASE_SAVEPOINT
                 return ((_count(runs),),)
         except SerializationFailureError as exc:
             raise ConcurrencyError(runs[0].stream_id, runs[0].first - 1, None) from exc
         except (RowsDroppedError, UniqueViolationError) as exc:
             refusal = exc
         # A caller's transaction stays usable, and has nothing of this batch.
-        yield Query(ROLLBACK_TO_SAVEPOINT)
-        yield Query(RELEASE_SAVEPOINT)
+        yield ROLLBACK_TO_SAVEPOINT
+        yield RELEASE_SAVEPOINT
         if refusal is not None and not isinstance(refusal, UniqueViolationError):
             raise refusal
         left = yield from _missing(sql, runs)
@@ -103,19 +103,26 @@ def _move(
     if sql.copies:
         yield from copy_events(sql.schema, event_rows(events, texts, runs), _count(runs))
     else:
-        yield from _insert(sql, values_of_runs(events, texts, runs), _count(runs))
+        yield from _insert(sql, rows_of_runs(events, texts, runs, _names_of, _values), _count(runs))
     return True
 
 
-def _insert(sql: ImportStatements, rows: Iterator[EventValues], events: int) -> Steps[None]:
+def _insert(sql: ImportStatements, rows: Iterator[Sequence[Any]], events: int) -> Steps[None]:
     """Store so many rows by parts, which the server has to keep in memory."""
     stored = 0
     while part := list(islice(rows, _PART)):
-        streams, *columns = zip(*part, strict=True)
-        names = [each.aggregate_type for each in streams], [each.aggregate_id for each in streams]
-        ((inserted,),) = yield Query(sql.insert_events, (*names, *map(list, columns)))
+        columns = map(list, zip(*part, strict=True))
+        ((inserted,),) = yield Query(sql.insert_events, tuple(columns))
         stored += inserted
     check_none_dropped(stored, events)
+
+
+def _names_of(stream_id: StreamId) -> tuple[str, str]:
+    return stream_id.aggregate_type, stream_id.aggregate_id
+
+
+def _values(names: tuple[str, str], *others: Any) -> tuple[Any, ...]:
+    return *names, *others
 
 
 def _count(runs: Sequence[Run]) -> int:

@@ -6,7 +6,7 @@ from functools import lru_cache
 from typing import Final
 
 from k1s0_event_store.postgres.binary_copy import EVENT_COLUMNS
-from k1s0_event_store.postgres.statements import Statement, quote_text, schema_names, statement
+from k1s0_event_store.postgres.statements import Command, Statement, quote_text, schema_names, statement
 
 # $1 aggregate types, $2 aggregate ids, $3 numbers of events, $4 versions that the streams then have to
 # have. Every head is locked and moved before the first position is drawn, as in an append. The order is
@@ -66,9 +66,9 @@ WITH inserted AS (
 )
 SELECT count(*) FROM inserted"""
 
-SAVEPOINT: Final = statement("SAVEPOINT k1s0_event_store_import")
-ROLLBACK_TO_SAVEPOINT: Final = statement("ROLLBACK TO SAVEPOINT k1s0_event_store_import")
-RELEASE_SAVEPOINT: Final = statement("RELEASE SAVEPOINT k1s0_event_store_import")
+SAVEPOINT: Final = Command(statement("SAVEPOINT k1s0_event_store_import"))
+ROLLBACK_TO_SAVEPOINT: Final = Command(statement("ROLLBACK TO SAVEPOINT k1s0_event_store_import"))
+RELEASE_SAVEPOINT: Final = Command(statement("RELEASE SAVEPOINT k1s0_event_store_import"))
 
 
 class ImportStatements:

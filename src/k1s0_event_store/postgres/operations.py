@@ -269,18 +269,18 @@ def _lock(sql: Statements, stream_id: StreamId) -> Steps[EventVersion]:
 
 def _lock_within(sql: Statements, stream_id: StreamId, wait: float) -> Steps[EventVersion]:
     """The savepoint keeps the transaction usable after the limit, and takes the setting back."""
-    yield Query(SAVEPOINT)
+    yield SAVEPOINT
     try:
         before = yield Query(LOCK_TIMEOUT)
         # 0 would mean no limit at all.
         yield Query(SET_LOCK_TIMEOUT, (f"{max(1, round(wait * 1000))}ms",))
         version = yield from _lock(sql, stream_id)
     except LockNotAvailableError:
-        yield Query(ROLLBACK_TO_SAVEPOINT)
-        yield Query(RELEASE_SAVEPOINT)
+        yield ROLLBACK_TO_SAVEPOINT
+        yield RELEASE_SAVEPOINT
         raise
     yield Query(SET_LOCK_TIMEOUT, (before[0][0],))
-    yield Query(RELEASE_SAVEPOINT)
+    yield RELEASE_SAVEPOINT
     return version
 
 

@@ -19,8 +19,9 @@ import sqlalchemy as sa
 from k1s0_event_store.config import DEFAULT_SCHEMA, check_schema
 from k1s0_event_store.exceptions import ConfigurationError, SchemaError
 from k1s0_event_store.postgres.connection import Steps, joined_sync_runner, run_sync
+from k1s0_event_store.postgres.errors import tenant_required
 from k1s0_event_store.postgres.models import metadata_for
-from k1s0_event_store.postgres.statements import TABLES, Query, statement
+from k1s0_event_store.postgres.statements import TABLES, Command, Query, statement
 
 if TYPE_CHECKING:
     from alembic.operations import Operations
@@ -248,9 +249,9 @@ WHERE n.nspname = $1::text AND p.polname = 'tenants' AND c.relrowsecurity AND c.
 
 def validate(schema: str, tenant: str | None = None) -> Steps[None]:
     """Compare the live tables with what this code expects; raises SchemaError with every difference."""
-    columns = {(row[0], row[1]): row[2] for row in (yield Query(_COLUMNS, (schema,)))}
-    indexes = {tuple(row) for row in (yield Query(_INDEXES, (schema,)))}
-    triggers = {tuple(row) for row in (yield Query(_ENABLED_TRIGGERS, (schema,)))}
+    columns = {(row[0], row[1]): row[2] for row in (yield Command(_COLUMNS, (schema,)))}
+    indexes = {tuple(row) for row in (yield Command(_INDEXES, (schema,)))}
+    triggers = {tuple(row) for row in (yield Command(_ENABLED_TRIGGERS, (schema,)))}
     problems: list[str] = []
     tables = {table for table, _ in columns}
     for table in metadata_for(schema).sorted_tables:
@@ -268,24 +269,26 @@ def validate(schema: str, tenant: str | None = None) -> Steps[None]:
         for table, name in sorted(_TRIGGERS - triggers)
         if table in tables
     ]
-    secured = {row[0] for row in (yield Query(_SECURED, (schema,)))}
-    problems += _tenant_problems(tenant, columns, secured)
+    secured = {row[0] for row in (yield Command(_SECURED, (schema,)))}
+    if ("events", TENANT_COLUMN) in columns:
+        problems += _open_tables(columns, secured)
+    elif tenant is not None:
+        problems.append("the tables do not know tenants: k1s0-event-store tenants add")
     if problems:
         raise SchemaError(schema, tuple(problems))
+    if secured and tenant is None:
+        raise tenant_required(schema)
 
 
-def _tenant_problems(tenant: str | None, columns: dict[tuple[str, str], str], secured: set[str]) -> list[str]:
-    if ("events", TENANT_COLUMN) not in columns:
-        return (
-            [] if tenant is None else ["the tables do not keep tenants apart: k1s0-event-store tenants add"]
-        )
-    problems = [] if tenant is not None else ["the tables keep tenants apart: a store needs a tenant"]
-    for table in TENANT_TABLES:
-        if (table, TENANT_COLUMN) not in columns:
-            problems.append(f"column {table}.{TENANT_COLUMN} is missing")
-        if table not in secured:
-            problems.append(f"row-level security on {table} is not enabled and forced, with its policy")
-    return problems
+def _open_tables(columns: dict[tuple[str, str], str], secured: set[str]) -> list[str]:
+    """Where a tenant could reach the rows of another."""
+    return [
+        f"column {table}.{TENANT_COLUMN} is missing"
+        if (table, TENANT_COLUMN) not in columns
+        else f"row-level security on {table} is not enabled and forced, with its policy"
+        for table in TENANT_TABLES
+        if table not in secured or (table, TENANT_COLUMN) not in columns
+    ]
 
 
 def _column_problems(table: sa.Table, columns: dict[tuple[str, str], str]) -> list[str]:

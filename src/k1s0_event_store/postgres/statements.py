@@ -33,6 +33,12 @@ class Query:
         return {f"p{number}": value for number, value in enumerate(self.args, 1)}
 
 
+class Command(Query):
+    """One that reaches no rows of ours: of no tenant, and some are taken where a transaction has failed."""
+
+    __slots__ = ()
+
+
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Copy(Query):
     """A COPY into a table inside a transaction: its one row is the number of rows that are there now.
@@ -389,9 +395,9 @@ TABLES: Final = (
     "personal_keys", "inbox",
 )  # fmt: skip
 
-SAVEPOINT: Final = statement("SAVEPOINT k1s0_event_store_lock")
-ROLLBACK_TO_SAVEPOINT: Final = statement("ROLLBACK TO SAVEPOINT k1s0_event_store_lock")
-RELEASE_SAVEPOINT: Final = statement("RELEASE SAVEPOINT k1s0_event_store_lock")
+SAVEPOINT: Final = Command(statement("SAVEPOINT k1s0_event_store_lock"))
+ROLLBACK_TO_SAVEPOINT: Final = Command(statement("ROLLBACK TO SAVEPOINT k1s0_event_store_lock"))
+RELEASE_SAVEPOINT: Final = Command(statement("RELEASE SAVEPOINT k1s0_event_store_lock"))
 LOCK_TIMEOUT: Final = statement("SELECT current_setting('lock_timeout')")
 # set_config(..., true) is SET LOCAL with a parameter: nothing is left behind in a pooled session.
 SET_LOCK_TIMEOUT: Final = statement("SELECT set_config('lock_timeout', $1::text, true)")
