@@ -23,8 +23,12 @@ from k1s0_event_store import (
 from k1s0_event_store.inspection import StreamFilter
 from k1s0_event_store.metadata import current_metadata
 from k1s0_event_store.postgres.inspector import PostgresInspector
+from k1s0_event_store.postgres.rights import Role, grant
 from k1s0_event_store.postgres.schema import upgrade_database
+from k1s0_event_store.postgres.tenants import add_tenants
 from k1s0_event_store.testing.plugin import cloned_database
+
+from ..conftest import login_dsn, new_engine
 
 ORDER = StreamId("order", "o-1")
 
@@ -482,19 +486,25 @@ def large(event_store_server, event_store_template):
         yield name
 
 
-@pytest.fixture(scope="module", params=["without statistics", "with statistics"])
-def large_dsn(request, event_store_server, large):
+@pytest.fixture(scope="module", params=["without statistics", "with statistics", "of a tenant"])
+def large_config(request, event_store_server, large, tenants_login):
     with cloned_database(event_store_server, large) as dsn:
         if request.param == "with statistics":
             with psycopg.connect(dsn, autocommit=True) as connection:
                 connection.execute("ANALYZE")
-        yield dsn
+        if request.param != "of a tenant":
+            yield EventStoreConfig(dsn=dsn)
+            return
+        with new_engine(dsn).begin() as connection:
+            add_tenants(connection, existing="acme")
+            grant(connection, [Role.READER, Role.WRITER], tenants_login)
+        yield EventStoreConfig(dsn=login_dsn(dsn, tenants_login), tenant="acme")
 
 
 @asynccontextmanager
-async def watched(dsn):
+async def watched(config):
     """An inspector, and the blocks that its statements have touched so far, by EXPLAIN."""
-    async with PostgresInspector(EventStoreConfig(dsn=dsn)) as inspector:
+    async with PostgresInspector(config) as inspector:
         queries, fetch = [], inspector._runner.fetch
 
         async def noted(query):
@@ -507,6 +517,10 @@ async def watched(dsn):
             found = []
             async with inspector._own_engine.connect() as connection:
                 driver = (await connection.get_raw_connection()).driver_connection
+                if config.tenant is not None:
+                    await driver.execute(
+                        f"SELECT set_config('k1s0_event_store.tenant', '{config.tenant}', false)"
+                    )
                 for query in queries:
                     explain = "EXPLAIN (ANALYZE, BUFFERS, FORMAT JSON) " + query.statement.dollar
                     (row,) = await driver.fetch(explain, *query.args)
@@ -552,9 +566,9 @@ LOOKS = {
 
 
 @pytest.mark.parametrize("look", LOOKS)
-async def test_a_look_reads_what_it_shows(large_dsn, look):
+async def test_a_look_reads_what_it_shows(large_config, look):
     ask, most = LOOKS[look]
-    async with watched(large_dsn) as (inspector, plans):
+    async with watched(large_config) as (inspector, plans):
         await ask(inspector)
         for plan in await plans():
             scans = [node for node in nodes(plan) if node.get("Relation Name") in {"events", "streams"}]
@@ -569,7 +583,7 @@ async def test_relatives_read_the_neighbourhood_or_the_index(event_store_server,
             if index:
                 connection.execute(INDEX)
             connection.execute("ANALYZE eventstore.events")
-        async with watched(dsn) as (inspector, plans):
+        async with watched(EventStoreConfig(dsn=dsn)) as (inspector, plans):
             view = await inspector.at(MIDDLE)
             relatives = await inspector.relatives(view)
             assert len(relatives.events) >= 100
@@ -580,8 +594,8 @@ async def test_relatives_read_the_neighbourhood_or_the_index(event_store_server,
                 assert blocks(plan) <= 3_000
 
 
-async def test_arrivals_read_what_is_new(large_dsn):
-    async with watched(large_dsn) as (inspector, plans), PostgresEventStore(inspector.config) as store:
+async def test_arrivals_read_what_is_new(large_config):
+    async with watched(large_config) as (inspector, plans), PostgresEventStore(inspector.config) as store:
         start = await inspector.arrivals()
         await append(store, StreamId("new", str(uuid4())), 10)
         assert len((await inspector.arrivals(start.seen)).events) == 10

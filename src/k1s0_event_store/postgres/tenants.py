@@ -65,6 +65,9 @@ _OPEN: Final = (
 )
 _NO_LONGER_REQUIRED: Final = "DROP FUNCTION {schema}.tenant_required()"
 
+# Without it PostgreSQL would take the one tenant for one of two hundred until it looks by itself.
+_LOOK_AT: Final = "ANALYZE {table}"
+
 _ANY_ROW: Final = "SELECT EXISTS (SELECT FROM {table})"
 _TENANTS: Final = "SELECT min(tenant_id), max(tenant_id) FROM {table}"
 _IS_HIDDEN: Final = "SELECT row_security_active({text})"
@@ -134,6 +137,8 @@ def _add(schema: str, existing: str | None) -> Steps[bool]:
             yield Query(each)
         for sql in _SECURE:
             yield _made(sql, schema, table.name)
+        if existing is not None:
+            yield _made(_LOOK_AT, schema, table.name)
     return True
 
 
