@@ -86,6 +86,6 @@ class ImportStatements:
 
 
 @lru_cache(maxsize=64)
-def import_statements_for(schema: str, notify: bool, copies: bool) -> ImportStatements:
+def import_statements_for(schema: str, notify: bool = False, copies: bool = True) -> ImportStatements:
     """The statements of `schema`, made once; with `notify`, imports wake up who listens to it."""
     return ImportStatements(schema, notify, copies)
