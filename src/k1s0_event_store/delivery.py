@@ -7,6 +7,7 @@ from collections.abc import AsyncIterator, Awaitable, Callable, Sequence
 from contextlib import asynccontextmanager
 from dataclasses import dataclass, replace
 from itertools import chain
+from pathlib import Path
 from random import uniform
 from time import monotonic
 from typing import Any, Final, Never
@@ -14,9 +15,14 @@ from typing import Any, Final, Never
 from tenacity import AsyncRetrying, retry_if_exception, stop_after_attempt, wait_random_exponential
 
 from k1s0_event_store.envelope import EventEnvelope, StreamId
-from k1s0_event_store.exceptions import LeaseLostError
+from k1s0_event_store.exceptions import (
+    CorruptDataError,
+    LeaseLostError,
+    PersonalDataError,
+)
 from k1s0_event_store.feed import Cursor, FeedPage
 from k1s0_event_store.lanes import Failure, in_lanes
+from k1s0_event_store.metadata import PERSONAL_KEYS
 from k1s0_event_store.store import EventStore
 from k1s0_event_store.subscription import (
     Lease,
@@ -33,6 +39,9 @@ logger = logging.getLogger("k1s0_event_store.subscriptions")
 
 IDLE_CHECKPOINT_SECONDS: Final = 1.0
 """How often the checkpoint follows a feed in which nothing is wanted."""
+
+_QUOTING_NOTHING: Final = (CorruptDataError, PersonalDataError)
+"""Errors of ours that tell where something stands, and never what."""
 
 Done = Callable[[Transaction | None], Awaitable[None]]
 
@@ -88,6 +97,7 @@ class Delivery:
         self._storage = storage
         self._sleep = sleep
         self._notify = notify
+        self._in_hand: Sequence[EventEnvelope] = ()
         self._parked: set[StreamId] = set()
         self._knows_parked = False
         self._done: set[int | None] = set()
@@ -100,6 +110,7 @@ class Delivery:
 
         What a subscriber has handled since stays handled.
         """
+        self._in_hand = ()
         self.lease = await self._storage.reload(self.lease)
         if self._subscription.transactional:
             self.cursor, self._unsaved = self.lease.cursor, 0
@@ -121,6 +132,7 @@ class Delivery:
         """
         where = self._subscription.where
         events = page.events if where is None else [event for event in page.events if where(event)]
+        self._in_hand = events
         if not events or (self._is_in_the_past and not self._subscription.repeats):
             await self._pass_by(page)
         elif self._subscription.concurrency > 1:
@@ -133,6 +145,7 @@ class Delivery:
             await self._handle(events[-1:], page, page.cursor)
         if not self._subscription.transactional and not page.more:
             await self.save()
+        self._in_hand = ()
         return len(events)
 
     @property
@@ -157,7 +170,7 @@ class Delivery:
 
     async def _retry(self, parked: ParkedEvent) -> bool:
         stream_id, version = parked.stream_id, parked.event_version
-        (event,) = await self._store.load(stream_id, version, version)
+        (event,) = self._in_hand = await self._store.load(stream_id, version, version)
 
         async def done(transaction: Transaction | None) -> None:
             await self._storage.unpark(self.lease, stream_id, version, transaction)
@@ -165,8 +178,9 @@ class Delivery:
         failure = await self._failure_of([event], done, attempts=self._subscription.failure.attempts)
         if failure is not None:
             attempts = parked.attempts + self._subscription.failure.attempts
-            await self._storage.park(self.lease, [event], describe(failure), attempts)
+            await self._storage.park(self.lease, [event], describe(failure, [event]), attempts)
             self.report("parked", 1, failure)
+        self._in_hand = ()
         return failure is None
 
     async def _pass_by(self, page: FeedPage) -> None:
@@ -327,7 +341,7 @@ class Delivery:
             await self._stop_at(min(failures, key=lambda failure: failure.item.position or 0))
         async with self._transaction() as transaction:
             for failure in failures:
-                error = describe(failure.error)
+                error = describe(failure.error, [failure.item])
                 await self._storage.park(self.lease, [failure.item], error, policy.attempts, transaction)
             if held:
                 await self._storage.park(self.lease, held, None, 0, transaction)
@@ -343,7 +357,7 @@ class Delivery:
 
     async def _stop_at(self, failure: Failure[EventEnvelope]) -> Never:
         what, error = _named(failure.item), failure.error
-        await self._storage.fail(self.lease, f"{what}: {describe(error)}", stop=True)
+        await self._storage.fail(self.lease, f"{what}: {describe(error, [failure.item])}", stop=True)
         self.report("stopped", 1, error)
         logger.error(
             "%s stops at %s", self.lease, what,
@@ -367,6 +381,10 @@ class Delivery:
         replay_until = None if progress.replayed else self.lease.replay_until
         self.lease = replace(self.lease, cursor=progress.cursor, replay_until=replay_until)
         self._unsaved, self._saved_at = 0, monotonic()
+
+    def describe(self, error: Exception) -> str:
+        """An error as text that can be kept, whatever the events in hand hold."""
+        return describe(error, self._in_hand)
 
     def report(
         self, kind: str, events: int = 0, error: BaseException | None = None, seconds: float = 0.0
@@ -400,6 +418,20 @@ async def _nothing(_transaction: Transaction | None) -> None:
     """What is done after a handler whose checkpoint comes later."""
 
 
-def describe(error: BaseException) -> str:
-    """An error as text that every store can keep."""
-    return storable(f"{type(error).__name__}: {error}"[:2000])
+def describe(error: BaseException, events: Sequence[EventEnvelope] = ()) -> str:
+    """An error as text that every store can keep; one about personal `events` without what it says."""
+    text = f"{type(error).__name__}: {error}"
+    if not isinstance(error, _QUOTING_NOTHING) and any(PERSONAL_KEYS in event.metadata for event in events):
+        text = (
+            f"{type(error).__name__}{_place_of(error)}; what it says is in the log alone, it may quote "
+            "personal data"
+        )
+    return storable(text[:2000])
+
+
+def _place_of(error: BaseException) -> str:
+    """Where it was raised: " at orders.py:41"."""
+    last = error.__traceback__
+    while last is not None and last.tb_next is not None:
+        last = last.tb_next
+    return "" if last is None else f" at {Path(last.tb_frame.f_code.co_filename).name}:{last.tb_lineno}"

@@ -19,6 +19,8 @@ CORRELATION_ID: Final = "correlation_id"
 """The same in all that came of one request."""
 CAUSATION_ID: Final = "causation_id"
 """The event id of what this is a reaction to."""
+PERSONAL_KEYS: Final = "personal_keys"
+"""Ids of the keys that an event needs; once it is read, those that it was read with."""
 INHERITED: Final = (CORRELATION_ID, "actor", "tenant", "trace_id", "traceparent")
 """What an event hands on to those it causes."""
 

@@ -15,7 +15,6 @@ from k1s0_event_store.delivery import (
     EndingError,
     Notice,
     StoppedError,
-    describe,
     place_fields,
 )
 from k1s0_event_store.exceptions import LeaseLostError
@@ -231,7 +230,7 @@ class PartitionWorker:
             exc_info=error, extra=place_fields(self.lease),
         )  # fmt: skip
         try:
-            await self._storage.fail(self.lease, describe(error), stop=not passing)
+            await self._storage.fail(self.lease, self._delivery.describe(error), stop=not passing)
         except Exception:
             logger.warning(
                 "%s: the error could not be noted", self.lease, exc_info=True, extra=place_fields(self.lease)

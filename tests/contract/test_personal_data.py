@@ -1,6 +1,8 @@
 """Personal data from end to end: stored encrypted, read by all, and forgotten everywhere at once."""
 
+import asyncio
 import json
+from contextlib import suppress
 from dataclasses import dataclass, field
 from datetime import date
 from typing import Annotated
@@ -16,6 +18,7 @@ from k1s0_event_store import (
     ConfigurationError,
     EventEnvelope,
     EventRegistry,
+    FailurePolicy,
     InMemoryEventStore,
     InMemoryKeyStore,
     InMemorySnapshotStore,
@@ -28,12 +31,14 @@ from k1s0_event_store import (
     Repository,
     StreamId,
     Subscriber,
+    SubscriptionError,
     SubscriptionRunner,
     TypedEventStore,
     WrappingKeys,
     cipher,
     every,
 )
+from k1s0_event_store.testing.runner_contract import eventually
 
 events = EventRegistry()
 
@@ -158,6 +163,58 @@ class PersonalDataContract:
         subscriptions = [Projection("p", typed.handler(project)), Subscriber("s", typed.handler(see))]
         await SubscriptionRunner(store, storage, subscriptions).run_until_caught_up()
         assert seen == [ANN, ANN]
+
+    @pytest.mark.parametrize("park", [True, False])
+    async def test_what_is_noted_of_a_failure_does_not_quote_personal_data(
+        self, typed, store, storage, keys, park
+    ):
+        async def mail(event, session):
+            raise ValueError(f"no address of {event.payload.full_name}")
+
+        await typed.append(HOUSE, [ANN])
+        failure = FailurePolicy(attempts=1, park=park)
+        mails = Projection("mails", typed.handler(mail), failure=failure)
+        await self.run_as_far_as_it_goes(store, storage, mails)
+        noted = await self.noted(storage)
+        assert "ValueError at test_personal_data.py:" in noted
+        assert "Unmistakable" not in noted
+        if park:
+            await storage.retry_parked("mails")
+            await self.run_as_far_as_it_goes(store, storage, mails)
+            assert "Unmistakable" not in await self.noted(storage)
+
+    async def run_as_far_as_it_goes(self, store, storage, subscription):
+        with suppress(SubscriptionError):
+            await SubscriptionRunner(store, storage, [subscription]).run_until_caught_up()
+
+    async def noted(self, storage):
+        """All that is kept of failures."""
+        (status,) = await storage.statuses()
+        errors = [partition.error for partition in status.partitions]
+        return " ".join(filter(None, errors + [one.error for one in await storage.parked()]))
+
+    @pytest.mark.parametrize("kind", [TimeoutError, LookupError])
+    async def test_what_is_noted_while_an_error_passes_does_not_quote_personal_data(
+        self, typed, store, storage, kind
+    ):
+        async def mail(event, session):
+            raise kind(f"no answer for {event.payload.full_name}")
+
+        await typed.append(HOUSE, [ANN])
+        failure = FailurePolicy(is_transient=lambda error: isinstance(error, kind))
+        runner = SubscriptionRunner(
+            store, storage, [Projection("mails", typed.handler(mail), failure=failure)]
+        )
+        running = asyncio.create_task(runner.run())
+
+        async def find_what_is_noted():
+            return await storage.statuses() and await self.noted(storage)
+
+        noted = await eventually(find_what_is_noted, 60)
+        runner.stop()
+        await running
+        assert "Error at " in noted
+        assert "Unmistakable" not in noted
 
     async def test_without_keys_nothing_is_written_or_read(self, typed, store):
         plain = TypedEventStore(store, events)

@@ -121,12 +121,28 @@ class Server:
         with psycopg.connect(self.dsn, autocommit=True) as connection:
             assert connection.execute("SELECT pg_promote(true)").fetchone() == (True,)
 
-    def _run(self, program: str, *arguments: object) -> None:
+    def dump(self, *options: object) -> bytes:
+        """What pg_dump writes of the database."""
+        return self._run("pg_dump", "--host", self.folder, "--username=postgres", *options, "postgres")
+
+    def restore(self, dump: bytes) -> None:
+        """Run a plain dump."""
+        self._run(
+            "psql", "--host", self.folder, "--username=postgres", "--no-psqlrc", "--quiet",
+            "--set=ON_ERROR_STOP=1", "postgres", given=dump,
+        )  # fmt: skip
+
+    def unpack(self, dump: bytes) -> bytes:
+        """A dump in the custom format as a plain one."""
+        return self._run("pg_restore", "--file=-", given=dump)
+
+    def _run(self, program: str, *arguments: object, given: bytes = b"") -> bytes:
         done = subprocess.run(
             [binaries() / program, *arguments], cwd=self.folder, capture_output=True, check=False,
-            **server_user(),
+            input=given, **server_user(),
         )  # fmt: skip
         assert done.returncode == 0, done.stderr.decode()
+        return done.stdout
 
 
 def migrate(dsn: str) -> None:

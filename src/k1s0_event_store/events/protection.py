@@ -3,14 +3,12 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
-from typing import Any, Final
+from typing import Any
 
 from k1s0_event_store.envelope import EventEnvelope, changed
 from k1s0_event_store.exceptions import ConfigurationError
+from k1s0_event_store.metadata import PERSONAL_KEYS
 from k1s0_event_store.sealer import Sealed, Sealer, Unsealed
-
-PERSONAL_KEYS: Final = "personal_keys"
-"""In the metadata: ids of the keys that an event needs; once it is read, those that it was read with."""
 
 
 async def seal(

@@ -12,7 +12,6 @@ from uuid import uuid5
 
 from k1s0_event_store.envelope import EventEnvelope, StreamId, changed, check_name
 from k1s0_event_store.events.event_type import EventType, MismatchError
-from k1s0_event_store.events.protection import PERSONAL_KEYS
 from k1s0_event_store.events.upcasting import Lifted, Upcaster, UpcastError, Upcasters
 from k1s0_event_store.exceptions import (
     EventDecodeError,
@@ -22,6 +21,7 @@ from k1s0_event_store.exceptions import (
     shown,
 )
 from k1s0_event_store.message import OUTBOX
+from k1s0_event_store.metadata import PERSONAL_KEYS
 from k1s0_event_store.personal import SEALING
 
 SCHEMA_VERSION: Final = "schema_version"
