@@ -9,10 +9,10 @@ from datetime import datetime
 from itertools import islice
 from uuid import UUID
 
-from k1s0_event_store.envelope import EventEnvelope, StreamId
+from k1s0_event_store.envelope import MAX_NAME_LENGTH, EventEnvelope, StreamId
 from k1s0_event_store.exceptions import DuplicateEventError, InvalidEventError, InvalidInputError, shown
-from k1s0_event_store.jsontext import encode
 from k1s0_event_store.limits import DEFAULT_LIMITS, Limits
+from k1s0_event_store.texts import texts_of
 
 
 @dataclass(frozen=True, slots=True)
@@ -61,11 +61,14 @@ def encode_batch(
     check_stream_id(stream_id)
     if isinstance(events, EventEnvelope) or not isinstance(events, Iterable):
         raise InvalidInputError(f"events must be a list of EventEnvelope, not {type(events).__name__}")
-    batch = Batch([], [], [], [], [])
-    for index, event in enumerate(islice(events, limits.events + 1)):
-        _add(batch, stream_id, index, event, limits)
-    if not limits.are_far_from(batch.payloads, batch.metadata):
-        _check_limits(batch, stream_id, limits)
+    given = list(islice(events, limits.events + 1))
+    event_ids, event_types, occurred_at = _checked(stream_id, given)
+    limits.check_events(len(given))
+    if limits.name != MAX_NAME_LENGTH:
+        limits.check_names((stream_id.aggregate_type, stream_id.aggregate_id))
+        limits.check_names(event_types, each_of_an_event=True)
+    payloads, metadata = texts_of(given, limits)
+    batch = Batch(event_ids, event_types, payloads, metadata, occurred_at)
     # The numbers are hashed several times faster than the ids.
     if len(batch) > 1 and len({event_id.int for event_id in batch.event_ids}) < len(batch):
         twice = tuple(i for i, times in Counter(batch.event_ids).items() if times > 1)
@@ -73,30 +76,19 @@ def encode_batch(
     return batch
 
 
-def _check_limits(batch: Batch, stream_id: StreamId, limits: Limits) -> None:
-    """Column by column, in the order in which it is cheap."""
-    limits.check_events(len(batch))
-    limits.check_names((stream_id.aggregate_type, stream_id.aggregate_id))
-    limits.check_names(batch.event_types, each_of_an_event=True)
-    limits.check_texts("payload", batch.payloads)
-    limits.check_texts("metadata", batch.metadata)
-
-
-def _add(batch: Batch, stream_id: StreamId, index: int, event: EventEnvelope, limits: Limits) -> None:
-    if not isinstance(event, EventEnvelope):
-        raise InvalidEventError(stream_id, index, f"must be an EventEnvelope, not {type(event).__name__}")
-    if event.stream_id is not stream_id and event.stream_id != stream_id:
-        raise InvalidEventError(stream_id, index, f"belongs to stream {event.stream_id}")
-    if event.version:
-        raise InvalidEventError(
-            stream_id, index, f"is stored already, as version {event.version}; make a new EventEnvelope"
-        )
-    try:
-        batch.payloads.append(encode(event.payload))
-        batch.metadata.append(encode(dict(event.metadata)) if event.metadata else "{}")
-    except ValueError as exc:
-        limits.check_nesting(event.payload, event.metadata, index=index)
-        raise InvalidEventError(stream_id, index, f"payload or metadata {exc}") from exc
-    batch.event_ids.append(event.event_id)
-    batch.event_types.append(event.event_type)
-    batch.occurred_at.append(event.occurred_at)
+def _checked(stream_id: StreamId, events: Iterable[object]) -> tuple[list[UUID], list[str], list[datetime]]:
+    """Ids, types and times of `events`, if they can be appended to the stream."""
+    event_ids, event_types, occurred_at = [], [], []
+    for index, event in enumerate(events):
+        if not isinstance(event, EventEnvelope):
+            raise InvalidEventError(stream_id, index, f"must be an EventEnvelope, not {type(event).__name__}")
+        if event.stream_id is not stream_id and event.stream_id != stream_id:
+            raise InvalidEventError(stream_id, index, f"belongs to stream {event.stream_id}")
+        if event.version:
+            raise InvalidEventError(
+                stream_id, index, f"is stored already, as version {event.version}; make a new EventEnvelope"
+            )
+        event_ids.append(event.event_id)
+        event_types.append(event.event_type)
+        occurred_at.append(event.occurred_at)
+    return event_ids, event_types, occurred_at

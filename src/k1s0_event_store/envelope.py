@@ -317,23 +317,16 @@ def changed(envelope: EventEnvelope, **fields: Any) -> EventEnvelope:
     return copy
 
 
-def payload_text(envelope: EventEnvelope) -> str:
-    """The payload as JSON text: as it is stored, or made of the object once somebody looked at that.
+def json_texts(envelope: EventEnvelope) -> tuple[str, str]:
+    """Payload and metadata as JSON text: as it is stored, or made of the object once somebody looked at that.
 
     Raises ValueError for an object of which there is no JSON.
     """
     fields = envelope.__dict__
-    text: str = encode(fields["payload"]) if "payload" in fields else fields["_payload"]
-    return text
-
-
-def metadata_text(envelope: EventEnvelope) -> str:
-    """The metadata as JSON text, as `payload_text` gives the payload."""
-    fields = envelope.__dict__
-    if "metadata" in fields:
-        return encode(dict(fields["metadata"])) if fields["metadata"] else "{}"
-    text: str = fields["_metadata"]
-    return text
+    payload = encode(fields["payload"]) if "payload" in fields else fields["_payload"]
+    if "metadata" not in fields:
+        return payload, fields["_metadata"]
+    return payload, encode(dict(fields["metadata"])) if fields["metadata"] else "{}"
 
 
 _set_fields: Final = EventEnvelope.__dict__["__dict__"].__set__

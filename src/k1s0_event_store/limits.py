@@ -53,11 +53,10 @@ class Limits:
         object.__setattr__(self, "short", min(self.payload, self.metadata, 2 * self.depth))
 
     def are_far_from(self, payloads: Sequence[str], metadata: Sequence[str]) -> bool:
-        """True if events with this JSON need no closer look."""
+        """True if this JSON of events needs no closer look."""
         if not payloads:
             return True
-        is_usual = len(payloads) <= self.events and self.name == MAX_NAME_LENGTH
-        return is_usual and max(map(len, payloads)) <= self.short >= max(map(len, metadata))
+        return max(map(len, payloads)) <= self.short >= max(map(len, metadata))
 
     def check_events(self, count: int) -> None:
         """Refuse so many events in one call."""

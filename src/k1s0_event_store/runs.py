@@ -9,7 +9,7 @@ from itertools import islice
 from typing import TypeAlias
 from uuid import UUID
 
-from k1s0_event_store.envelope import EventEnvelope, StreamId, changed, metadata_text, payload_text
+from k1s0_event_store.envelope import EventEnvelope, StreamId, changed
 from k1s0_event_store.exceptions import (
     ConcurrencyError,
     InvalidEventError,
@@ -95,30 +95,6 @@ def check_events(events: object, limits: Limits = DEFAULT_LIMITS) -> list[EventE
         if not isinstance(event, EventEnvelope):
             raise InvalidInputError(f"event {place} must be an EventEnvelope, not {type(event).__name__}")
     return batch
-
-
-@dataclass(frozen=True, slots=True)
-class Texts:
-    """The JSON of a batch: payload and metadata of each event."""
-
-    payloads: list[str]
-    metadata: list[str]
-
-
-def texts_of(events: Sequence[EventEnvelope], limits: Limits = DEFAULT_LIMITS) -> Texts:
-    """Encode what is not text yet; raises InvalidEventError, LimitExceededError."""
-    texts = Texts([], [])
-    for place, event in enumerate(events):
-        try:
-            texts.payloads.append(payload_text(event))
-            texts.metadata.append(metadata_text(event))
-        except ValueError as exc:
-            limits.check_nesting(event.payload, event.metadata, index=place)
-            raise InvalidEventError(event.stream_id, place, f"payload or metadata {exc}") from exc
-    if not limits.are_far_from(texts.payloads, texts.metadata):
-        limits.check_texts("payload", texts.payloads)
-        limits.check_texts("metadata", texts.metadata)
-    return texts
 
 
 def check_names(events: Sequence[EventEnvelope], runs: Iterable[Run], limits: Limits) -> None:

@@ -18,7 +18,8 @@ from k1s0_event_store.envelope import MAX_VERSION, EventEnvelope, StreamId
 from k1s0_event_store.postgres.connection import Steps
 from k1s0_event_store.postgres.errors import RowsDroppedError
 from k1s0_event_store.postgres.statements import Copy, Statement, schema_names, statement
-from k1s0_event_store.runs import Run, Texts
+from k1s0_event_store.runs import Run
+from k1s0_event_store.texts import Texts
 
 EVENT_COLUMNS: Final = (
     "aggregate_type", "aggregate_id", "version", "event_id", "event_type", "payload", "metadata",
@@ -84,7 +85,7 @@ def _rows_of_runs(
     events: Sequence[EventEnvelope], texts: Texts, runs: Mapping[StreamId, Run]
 ) -> Iterator[bytes]:
     stream_id, stream, first = None, b"", 0
-    for event, payload, metadata in zip(events, texts.payloads, texts.metadata, strict=True):
+    for event, payload, metadata in zip(events, *texts, strict=True):
         if event.stream_id is not stream_id:
             stream_id = event.stream_id
             stream, first = _stream(stream_id), _first_of(runs.get(stream_id))

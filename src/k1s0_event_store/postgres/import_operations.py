@@ -32,7 +32,8 @@ from k1s0_event_store.postgres.import_statements import (
     ImportStatements,
 )
 from k1s0_event_store.postgres.statements import Query
-from k1s0_event_store.runs import Run, Texts, check_events, check_names, runs_of, texts_of
+from k1s0_event_store.runs import Run, check_events, check_names, runs_of
+from k1s0_event_store.texts import Texts, texts_of
 
 
 def import_batch(

@@ -7,7 +7,7 @@ from collections.abc import Callable, Mapping
 from functools import lru_cache
 from typing import Any, Final
 
-from k1s0_event_store.envelope import EventEnvelope, payload_text
+from k1s0_event_store.envelope import EventEnvelope, json_texts
 from k1s0_event_store.events.registry import SCHEMA_VERSION
 from k1s0_event_store.exceptions import ConfigurationError, shown
 from k1s0_event_store.jsontext import encode
@@ -72,7 +72,7 @@ class CloudEvents:
         if "traceparent" in headers:
             attributes["traceparent"] = headers["traceparent"]
         # The payload goes out as the text that is stored: nobody has to decode it.
-        data = payload_text(event) if self._data is None else encode(self._data(event))
+        data = json_texts(event)[0] if self._data is None else encode(self._data(event))
         content_type = "application/json"
         if self._structured:
             inside = ",".join(f"{encode(name)}:{encode(value)}" for name, value in attributes.items())

@@ -16,8 +16,7 @@ from k1s0_event_store.envelope import (
     check_name,
     check_version,
     event_id_of,
-    metadata_text,
-    payload_text,
+    json_texts,
     unread_envelope,
 )
 from k1s0_event_store.exceptions import CorruptDataError, InvalidInputError, TransferError, shown
@@ -66,7 +65,7 @@ def event_line(event: EventEnvelope) -> bytes:
     }
     try:
         # Each on its own: inside another object the deepest payload would be one level too deep.
-        payload, metadata = _one_line(payload_text(event)), _one_line(metadata_text(event))
+        payload, metadata = map(_one_line, json_texts(event))
     except (CorruptDataError, ValueError) as exc:
         raise CorruptDataError(
             f"version {event.version} of {event.stream_id} cannot be exported: {exc}"
