@@ -4,6 +4,7 @@ import psycopg
 import pytest
 from hypothesis import settings
 
+from .long_form import left_out
 from .pooler import pooled_dsn, running_pooler
 
 # No test fails because the machine is slow.
@@ -11,6 +12,13 @@ settings.register_profile(
     "no deadline", settings.get_profile(settings.get_current_profile_name()), deadline=None
 )
 settings.load_profile("no deadline")
+
+
+def pytest_collection_modifyitems(config, items):
+    if deselected := left_out(items):
+        config.hook.pytest_deselected(items=deselected)
+        out = set(deselected)
+        items[:] = [item for item in items if item not in out]
 
 
 @pytest.fixture

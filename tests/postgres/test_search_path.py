@@ -36,6 +36,8 @@ from k1s0_event_store.testing.plugin import cloned_database
 from k1s0_event_store.testing.subscription_contract import SubscriptionStoreContract
 from tests.contract.stores import EventsAlone, Postgres
 
+from ..long_form import one_in
+
 ORDER = StreamId("order", "o-1")
 
 # Functions of one and two parameters, and operators, that fit exactly what is more general in pg_catalog.
@@ -112,14 +114,17 @@ def test_who_is_less_careful_is_trapped(event_store_dsn, careless):
         assert trapped.value.sqlstate == "TRAPS" or "not an aggregate" in str(trapped.value)
 
 
+@one_in(3)
 class TestAnEventStoreAmongTraps(Postgres, EventsAlone):
     pass
 
 
+@one_in(3)
 class TestSubscriptionsAmongTraps(Postgres, SubscriptionStoreContract):
     test_partitions_are_shared_out_evenly = None  # it takes long, and calls nothing that others do not
 
 
+@one_in(3)
 class TestKeysAmongTraps(Postgres, KeyStoreContract):
     pass
 
