@@ -58,7 +58,8 @@ def statement(sql: str, **names: str) -> Statement:
     def fill(template: str, percent: str) -> str:
         return re.sub(r"\{(\w+)\}", lambda found: names[found[1]].replace("%", percent), template)
 
-    return Statement(fill(sql, "%"), fill(re.sub(r"\$(\d+)", r"%(p\1)s", sql), "%%"))
+    named = re.sub(r"\$(\d+)", r"%(p\1)s", sql.replace("%", "%%"))
+    return Statement(fill(sql, "%"), fill(named, "%%"))
 
 
 # PostgreSQL prefers the function whose parameters fit best, in whichever schema of the search path it is:
