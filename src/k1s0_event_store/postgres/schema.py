@@ -220,7 +220,10 @@ WHERE n.nspname = $1::text AND NOT t.tgisinternal AND t.tgenabled IN ('O', 'A')"
 
 def validate(schema: str) -> Steps[None]:
     """Compare the live tables with what this code expects; raises SchemaError with every difference."""
-    columns = {(row[0], row[1]): row[2] for row in (yield Query(_COLUMNS, (schema,)))}
+    # Where the session has a temporary type of that name, the schema is told.
+    columns = {
+        (row[0], row[1]): row[2].removeprefix("pg_catalog.") for row in (yield Query(_COLUMNS, (schema,)))
+    }
     indexes = {tuple(row) for row in (yield Query(_INDEXES, (schema,)))}
     triggers = {tuple(row) for row in (yield Query(_ENABLED_TRIGGERS, (schema,)))}
     problems: list[str] = []
