@@ -14,6 +14,7 @@ from k1s0_event_store.postgres.rights import Role, grant
 from k1s0_event_store.postgres.tenants import add_tenants
 from k1s0_event_store.testing.plugin import cloned_database
 
+from .long_form import left_out
 from .pooler import pooled_dsn, running_pooler
 
 _numbers = itertools.count(1)
@@ -23,6 +24,13 @@ settings.register_profile(
     "no deadline", settings.get_profile(settings.get_current_profile_name()), deadline=None
 )
 settings.load_profile("no deadline")
+
+
+def pytest_collection_modifyitems(config, items):
+    if deselected := left_out(items):
+        config.hook.pytest_deselected(items=deselected)
+        out = set(deselected)
+        items[:] = [item for item in items if item not in out]
 
 
 @pytest.fixture

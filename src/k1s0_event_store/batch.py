@@ -9,7 +9,7 @@ from datetime import datetime
 from itertools import islice
 from uuid import UUID
 
-from k1s0_event_store.envelope import EventEnvelope, StreamId
+from k1s0_event_store.envelope import MAX_NAME_LENGTH, EventEnvelope, StreamId
 from k1s0_event_store.exceptions import DuplicateEventError, InvalidEventError, InvalidInputError, shown
 from k1s0_event_store.limits import DEFAULT_LIMITS, Limits
 from k1s0_event_store.texts import texts_of
@@ -62,19 +62,13 @@ def encode_batch(
     if isinstance(events, EventEnvelope) or not isinstance(events, Iterable):
         raise InvalidInputError(f"events must be a list of EventEnvelope, not {type(events).__name__}")
     given = list(islice(events, limits.events + 1))
+    event_ids, event_types, occurred_at = _checked(stream_id, given)
     limits.check_events(len(given))
-    limits.check_names((stream_id.aggregate_type, stream_id.aggregate_id))
-    _check_events(stream_id, given)
-    types = [event.event_type for event in given]
-    limits.check_names(types, each_of_an_event=True)
-    texts = texts_of(given, limits)
-    batch = Batch(
-        [event.event_id for event in given],
-        types,
-        texts.payloads,
-        texts.metadata,
-        [event.occurred_at for event in given],
-    )
+    if limits.name != MAX_NAME_LENGTH:
+        limits.check_names((stream_id.aggregate_type, stream_id.aggregate_id))
+        limits.check_names(event_types, each_of_an_event=True)
+    payloads, metadata = texts_of(given, limits)
+    batch = Batch(event_ids, event_types, payloads, metadata, occurred_at)
     # The numbers are hashed several times faster than the ids.
     if len(batch) > 1 and len({event_id.int for event_id in batch.event_ids}) < len(batch):
         twice = tuple(i for i, times in Counter(batch.event_ids).items() if times > 1)
@@ -82,7 +76,9 @@ def encode_batch(
     return batch
 
 
-def _check_events(stream_id: StreamId, events: Iterable[object]) -> None:
+def _checked(stream_id: StreamId, events: Iterable[object]) -> tuple[list[UUID], list[str], list[datetime]]:
+    """Ids, types and times of `events`, if they can be appended to the stream."""
+    event_ids, event_types, occurred_at = [], [], []
     for index, event in enumerate(events):
         if not isinstance(event, EventEnvelope):
             raise InvalidEventError(stream_id, index, f"must be an EventEnvelope, not {type(event).__name__}")
@@ -92,3 +88,7 @@ def _check_events(stream_id: StreamId, events: Iterable[object]) -> None:
             raise InvalidEventError(
                 stream_id, index, f"is stored already, as version {event.version}; make a new EventEnvelope"
             )
+        event_ids.append(event.event_id)
+        event_types.append(event.event_type)
+        occurred_at.append(event.occurred_at)
+    return event_ids, event_types, occurred_at

@@ -125,28 +125,32 @@ def page_size(mean_bytes: int, largest: int = LARGEST_PAGE) -> int:
 
 
 class _Place:
-    """Where a reader of pages stands."""
+    """Where a reader of pages stands.
+
+    It knows nothing of the reader: what a generator holds must not hold the generator, or who leaves a
+    reading by `break` leaves it to the garbage collector.
+    """
 
     def __init__(self, after: Cursor | None) -> None:
-        self._before = after
+        self.before = after
         self._page: FeedPage | None = None
-        self._event: EventEnvelope | None = None
+        self.event: EventEnvelope | None = None
 
     @property
     def cursor(self) -> Cursor | None:
         """The place after the last event that was given; None: at the beginning."""
-        if self._page is None or self._event is None:
-            return self._before
-        return self._page.cursor_after(self._event)
+        if self._page is None or self.event is None:
+            return self.before
+        return self._page.cursor_after(self.event)
 
-    def _turn_to(self, page: FeedPage) -> None:
-        self._page, self._event = page, None
+    def turn_to(self, page: FeedPage) -> None:
+        self._page, self.event = page, None
 
-    def _finish(self, page: FeedPage) -> None:
-        self._before, self._event = page.cursor, None
+    def finish(self, page: FeedPage) -> None:
+        self.before, self.event = page.cursor, None
 
 
-class AllEvents(_Place, AsyncIterator[EventEnvelope]):
+class AllEvents(AsyncIterator[EventEnvelope]):
     """What `read_all` gives: events one by one, and in `cursor` the place to go on from."""
 
     def __init__(
@@ -156,10 +160,13 @@ class AllEvents(_Place, AsyncIterator[EventEnvelope]):
         where: Where | None = None,
         ahead: bool = False,
     ) -> None:
-        super().__init__(after)
-        self._read = read
-        self._where = where
-        self._events = self._give(ahead)
+        self._place = _Place(after)
+        self._events = _give(_Pages(read, after, ahead), self._place, where)
+
+    @property
+    def cursor(self) -> Cursor | None:
+        """The place after the last event that was given; None: at the beginning."""
+        return self._place.cursor
 
     def __anext__(self) -> Awaitable[EventEnvelope]:
         return self._events.__anext__()
@@ -168,50 +175,58 @@ class AllEvents(_Place, AsyncIterator[EventEnvelope]):
         """Stop reading; nothing of it is left under way."""
         await self._events.aclose()
 
-    async def _give(self, ahead: bool) -> AsyncGenerator[EventEnvelope, None]:
-        pages = self._pages_ahead() if ahead else self._pages()
-        try:
-            async for page in pages:
-                self._turn_to(page)
-                for event in page.each():
-                    self._event = event
-                    if self._where is None or self._where(event):
-                        yield event
-                self._finish(page)
-        finally:
-            await pages.aclose()
 
-    async def _pages(self) -> AsyncGenerator[FeedPage, None]:
-        page = await self._read(self._before, FIRST_PAGE)
-        yield page
-        while page.more:
-            page = await self._read_after(page)
-            yield page
+async def _give(pages: _Pages, place: _Place, where: Where | None) -> AsyncGenerator[EventEnvelope, None]:
+    try:
+        async for page in pages:
+            place.turn_to(page)
+            for event in page.each():
+                place.event = event
+                if where is None or where(event):
+                    yield event
+            place.finish(page)
+    finally:
+        await pages.aclose()
+
+
+class _Pages(AsyncIterator[FeedPage]):
+    """The pages after a place. With `ahead`, from the second on, the next is fetched while one is in use.
+
+    No generator: one that the collector finds together with its reader is closed by both of them.
+    """
+
+    def __init__(self, read: Callable[..., Awaitable[FeedPage]], after: Cursor | None, ahead: bool) -> None:
+        self._read = read
+        self._after = after
+        self._ahead = ahead
+        self._page: FeedPage | None = None
+        self._coming: asyncio.Future[FeedPage] | None = None
+
+    async def __anext__(self) -> FeedPage:
+        last = self._page
+        if last is None:
+            self._page = await self._read(self._after, FIRST_PAGE)
+            return self._page
+        if not last.more:
+            raise StopAsyncIteration
+        self._page = await (self._coming or self._read_after(last))
+        self._coming = None
+        if self._ahead and self._page.more:
+            self._coming = asyncio.ensure_future(self._read_after(self._page))
+            await asyncio.sleep(0)  # lets it send its query
+        return self._page
 
     def _read_after(self, page: FeedPage) -> Awaitable[FeedPage]:
         return self._read(page.cursor, page.next_limit(), until=page.end)
 
-    async def _pages_ahead(self) -> AsyncGenerator[FeedPage, None]:
-        """After the second page, the next one is fetched while one is in use."""
-        page = await self._read(self._before, FIRST_PAGE)
-        yield page
-        if not page.more:
-            return
-        coming = asyncio.ensure_future(self._read_after(page))
-        try:
-            while page.more:
-                page = await coming
-                if page.more:
-                    coming = asyncio.ensure_future(self._read_after(page))
-                    await asyncio.sleep(0)  # lets it send its query
-                yield page
-        except BaseException:
-            coming.cancel()
-            await asyncio.gather(coming, return_exceptions=True)
-            raise
+    async def aclose(self) -> None:
+        """End what is under way."""
+        if self._coming is not None:
+            self._coming.cancel()
+            await asyncio.gather(self._coming, return_exceptions=True)
 
 
-class SyncAllEvents(_Place, Iterator[EventEnvelope]):
+class SyncAllEvents(Iterator[EventEnvelope]):
     """AllEvents for blocking code."""
 
     def __init__(
@@ -220,25 +235,31 @@ class SyncAllEvents(_Place, Iterator[EventEnvelope]):
         after: Cursor | None = None,
         where: Where | None = None,
     ) -> None:
-        super().__init__(after)
-        self._read = read
-        self._where = where
-        self._events = self._give()
+        self._place = _Place(after)
+        self._events = _give_blocking(read, self._place, where)
+
+    @property
+    def cursor(self) -> Cursor | None:
+        """The place after the last event that was given; None: at the beginning."""
+        return self._place.cursor
 
     def __next__(self) -> EventEnvelope:
         return next(self._events)
 
-    def _give(self) -> Iterator[EventEnvelope]:
-        more, limit, end = True, FIRST_PAGE, None
-        while more:
-            page = self._read(self._before, limit, until=end)
-            self._turn_to(page)
-            for event in page.each():
-                self._event = event
-                if self._where is None or self._where(event):
-                    yield event
-            self._finish(page)
-            more, limit, end = page.more, page.next_limit(), page.end
+
+def _give_blocking(
+    read: Callable[..., FeedPage], place: _Place, where: Where | None
+) -> Iterator[EventEnvelope]:
+    more, limit, end = True, FIRST_PAGE, None
+    while more:
+        page = read(place.before, limit, until=end)
+        place.turn_to(page)
+        for event in page.each():
+            place.event = event
+            if where is None or where(event):
+                yield event
+        place.finish(page)
+        more, limit, end = page.more, page.next_limit(), page.end
 
 
 def check_page(after: object, limit: object, until: object) -> None:

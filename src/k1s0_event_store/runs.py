@@ -137,7 +137,7 @@ def rows_of_runs(
     """
     firsts = {run.stream_id: run.first for run in runs}
     begun: tuple[StreamId, S, int] | None = None
-    for event, payload, metadata in zip(events, texts.payloads, texts.metadata, strict=True):
+    for event, payload, metadata in zip(events, *texts, strict=True):
         if begun is None or event.stream_id is not begun[0]:
             stream_id = event.stream_id
             begun = stream_id, begin(stream_id), firsts.get(stream_id, MAX_VERSION + 1)

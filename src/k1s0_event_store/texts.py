@@ -3,19 +3,14 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from typing import TypeAlias
 
 from k1s0_event_store.envelope import EventEnvelope, json_texts
 from k1s0_event_store.exceptions import InvalidEventError
 from k1s0_event_store.limits import DEFAULT_LIMITS, Limits
 
-
-@dataclass(frozen=True, slots=True)
-class Texts:
-    """Payload and metadata of each event."""
-
-    payloads: list[str]
-    metadata: list[str]
+Texts: TypeAlias = tuple[list[str], list[str]]
+"""Payloads and metadata of events, in their order."""
 
 
 def texts_of(events: Sequence[EventEnvelope], limits: Limits = DEFAULT_LIMITS) -> Texts:
@@ -32,4 +27,4 @@ def texts_of(events: Sequence[EventEnvelope], limits: Limits = DEFAULT_LIMITS) -
     if not limits.are_far_from(payloads, metadata):
         limits.check_texts("payload", payloads)
         limits.check_texts("metadata", metadata)
-    return Texts(payloads, metadata)
+    return payloads, metadata

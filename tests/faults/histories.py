@@ -118,6 +118,7 @@ class Race:
         self.history = History()
         self.streams = [StreamId(f"race {seed}", name) for name in STREAMS]
         self.clients = [Client(self.history, store) for store in stores.all]
+        self.losing = asyncio.Lock()
 
     async def run(self):
         """The whole history."""
@@ -230,16 +231,18 @@ class Writer:
 
     async def lose_answer(self):
         """An append, or a commit, whose answer is lost; at times it is repeated until that is settled."""
-        lossy = Client(self.race.history, self.race.stores.lossy)
+        lossy, proxy = Client(self.race.history, self.race.stores.lossy), self.race.stores.proxy
         (stream_id,) = self.draw()
         events = self.events(stream_id)
-        if self.chooser.random() < 0.3:
-            async with lossy.transaction() as joined:
-                await joined.append(stream_id, events)
-                self.race.stores.proxy.lose_next_answer = True
-        else:
-            self.race.stores.proxy.lose_next_answer = True
-            await lossy.append(stream_id, events)
+        async with self.race.losing:  # or another one's connection is lost while it is made
+            if self.chooser.random() < 0.3:
+                async with lossy.transaction() as joined:
+                    await joined.append(stream_id, events)
+                    proxy.lose_next_answer = True
+            else:
+                proxy.lose_next_answer = True
+                await lossy.append(stream_id, events)
+            proxy.lose_next_answer = False
         if self.chooser.random() < 0.7:
             await self.client.append(stream_id, events)
 

@@ -27,7 +27,7 @@ from k1s0_event_store.postgres.inbox import PostgresInbox
 from k1s0_event_store.postgres.keys import PostgresKeyStore
 from k1s0_event_store.testing.contract import events_of, new_events, read_pages, versions
 
-from .cancellation import is_long
+from ..long_form import is_long
 from .cancelled_calls import (
     AGGREGATES,
     COUNTING,

@@ -16,6 +16,7 @@ from k1s0_event_store.testing.runner_contract import RunnerContract
 from k1s0_event_store.testing.subscription_contract import SubscriptionStoreContract
 from tests.contract.stores import ByCopy, Coalescing, Events, Postgres, SyncPostgres
 
+from ..long_form import one_in
 from ..pooler import pooled_dsn, running_pooler
 
 
@@ -41,10 +42,12 @@ async def test_no_two_transactions_have_the_same_connection_to_the_server(event_
     assert len(processes) == 5
 
 
+@one_in(4)
 class TestPostgres(Postgres, Events):
     pass
 
 
+@one_in(6)
 class TestSyncPostgres(SyncPostgres, Events):
     pass
 
@@ -57,13 +60,16 @@ class TestPostgresByCopy(ByCopy, RacingContract):
     pass
 
 
+@one_in(3)
 class TestKeys(Postgres, KeyStoreContract, RacingKeysContract):
     pass
 
 
+@one_in(5)
 class TestSubscriptions(Postgres, SubscriptionStoreContract, RunnerContract):
     pass
 
 
+@one_in(3)
 class TestInbox(Postgres, InboxContract, RacingInboxContract, TransactionalInboxContract):
     pass

@@ -8,6 +8,7 @@ from urllib.parse import urlsplit, urlunsplit
 
 import psycopg
 import pytest
+from sqlalchemy.ext.asyncio import create_async_engine
 
 from k1s0_event_store import EventEnvelope, EventStoreConfig, PostgresEventStore, StreamId
 from k1s0_event_store.postgres import diagnosis
@@ -111,6 +112,13 @@ def patient(monkeypatch):
     """A busy machine is not slow, and its standby not far behind."""
     monkeypatch.setattr(diagnosis, "_SLOW", 600.0)
     monkeypatch.setattr(diagnosis, "_FAR_BEHIND", 600.0)
+
+
+async def test_it_looks_through_an_engine_of_the_apps_on_psycopg_too(event_store_dsn):
+    engine = create_async_engine(event_store_dsn.replace("postgresql://", "postgresql+psycopg://"))
+    found = {finding.check async for finding in PostgresDoctor(bind=engine).findings()}
+    await engine.dispose()
+    assert found == set(CHECKS)
 
 
 async def test_on_a_server_as_it_should_be_all_is_well(diagnose, primary, patient):

@@ -1,7 +1,9 @@
 """Reading much: constant memory, connections given back, plans on indexes."""
 
 import asyncio
+import gc
 import tracemalloc
+import weakref
 
 import pytest
 from sqlalchemy.ext.asyncio import AsyncSession
@@ -9,6 +11,8 @@ from sqlalchemy.ext.asyncio import AsyncSession
 from k1s0_event_store import CorruptDataError, SchemaError, StreamId
 from k1s0_event_store.postgres.operations import next_page_size
 from k1s0_event_store.testing.contract import new_events, versions
+
+from ..faults.interruption import nothing_left_behind, until
 
 LONG, ORDER = StreamId("order", "long"), StreamId("order", "o-1")
 FILL = """
@@ -83,6 +87,36 @@ async def test_reading_everything_ahead_ends_with_its_consumer(event_store, sql,
         await asyncio.sleep(0.1)
     assert event_store.bind.pool.checkedout() == 0
     assert len([event async for event in event_store.read_all()]) == 5_000
+
+
+async def test_a_reading_that_is_left_by_break_is_gone_at_once_and_ends_what_is_under_way(event_store, sql):
+    fill(sql, LONG, 5_000)
+    events = event_store.read_all()
+    async for event in events:
+        if event.version == 150:
+            break
+    left = weakref.ref(events)
+    async with nothing_left_behind():
+        gc.disable()
+        try:
+            del events
+            assert left() is None
+        finally:
+            gc.enable()
+    await until(lambda: event_store.bind.pool.checkedout() == 0, "a connection is not given back")
+
+
+async def test_a_reading_that_the_collector_finds_in_a_circle_ends_without_a_word(event_store, sql):
+    fill(sql, LONG, 5_000)
+    async with nothing_left_behind():
+        circle = [event_store.read_all()]
+        circle.append(circle)
+        async for event in circle[0]:
+            if event.version == 101:  # the page after this one is on its way
+                break
+        del circle
+        gc.collect()
+    await until(lambda: event_store.bind.pool.checkedout() == 0, "a connection is not given back")
 
 
 async def test_a_fault_while_reading_everything_ahead_reaches_the_consumer(event_store, sql):

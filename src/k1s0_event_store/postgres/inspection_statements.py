@@ -84,11 +84,13 @@ _CORRELATED_AROUND: Final = """
                    OFFSET 0) AS e
     WHERE metadata ->> 'correlation_id'::text = $2::text ORDER BY position LIMIT $3::bigint"""
 
-# Is there such an index, and where do the positions end?
+CORRELATION_INDEXED: Final = "(metadata ->> 'correlation_id'::text)"
+
+# Is there an index on $1, and where do the positions end?
 _SEARCH_SPACE: Final = """
 SELECT EXISTS (
     SELECT FROM pg_index WHERE indrelid = {events_name}::regclass AND indisvalid
-    AND pg_get_indexdef(indexrelid, 1, true) = '(metadata ->> ''correlation_id''::text)'
+    AND pg_get_indexdef(indexrelid, 1, true) = $1::text
 ), coalesce((SELECT position FROM {events} ORDER BY position DESC LIMIT 1), 0)"""
 
 _EVENT_BLOCKS: Final = """

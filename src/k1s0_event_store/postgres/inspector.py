@@ -29,7 +29,7 @@ from k1s0_event_store.inspection import (
 )
 from k1s0_event_store.postgres.client import AsyncClient
 from k1s0_event_store.postgres.connection import AsyncBind, Rows
-from k1s0_event_store.postgres.inspection_statements import inspection_statements_for
+from k1s0_event_store.postgres.inspection_statements import CORRELATION_INDEXED, inspection_statements_for
 from k1s0_event_store.postgres.statements import TABLES, Query, Statement
 
 WHOLE: Final = 262_144
@@ -162,7 +162,7 @@ class PostgresInspector(AsyncClient, AsyncClosing):
         self, correlation: str, position: int, first: int, limit: int
     ) -> tuple[Sequence[EventView], bool]:
         """Events of a correlation, and whether these are all."""
-        ((indexed, last),) = await self._ask(self._looks.search_space)
+        ((indexed, last),) = await self._ask(self._looks.search_space, CORRELATION_INDEXED)
         # Row-level security uses no index on an expression of JSON: a function might tell what it hides.
         if indexed and self.config.tenant is None:
             rows = await self._ask(self._looks.correlated, LINE, correlation, limit)

@@ -249,7 +249,10 @@ WHERE n.nspname = $1::text AND p.polname = 'tenants' AND c.relrowsecurity AND c.
 
 def validate(schema: str, tenant: str | None = None) -> Steps[None]:
     """Compare the live tables with what this code expects; raises SchemaError with every difference."""
-    columns = {(row[0], row[1]): row[2] for row in (yield Command(_COLUMNS, (schema,)))}
+    # Where the session has a temporary type of that name, the schema is told.
+    columns = {
+        (row[0], row[1]): row[2].removeprefix("pg_catalog.") for row in (yield Command(_COLUMNS, (schema,)))
+    }
     indexes = {tuple(row) for row in (yield Command(_INDEXES, (schema,)))}
     triggers = {tuple(row) for row in (yield Command(_ENABLED_TRIGGERS, (schema,)))}
     problems: list[str] = []

@@ -53,18 +53,20 @@ class Copy(Query):
 
 
 def statement(sql: str, **names: str) -> Statement:
-    """`sql` with its fragments and {names} filled in, and its functions looked for in pg_catalog only.
+    """`sql` with its fragments and {names} filled in. What is PostgreSQL's is looked for in pg_catalog only.
 
     Names go in last and in one pass: nothing inside a name is ever read as SQL or as a parameter.
     """
     for fragment, text in _FRAGMENTS.items():
         sql = sql.replace(fragment, text)
-    sql = _FUNCTIONS.sub("pg_catalog.", sql)
+    for borrowed in (_FUNCTIONS, _TYPES, _RELATIONS):
+        sql = borrowed.sub("pg_catalog.", sql)
 
     def fill(template: str, percent: str) -> str:
         return re.sub(r"\{(\w+)\}", lambda found: names[found[1]].replace("%", percent), template)
 
-    return Statement(fill(sql, "%"), fill(re.sub(r"\$(\d+)", r"%(p\1)s", sql), "%%"))
+    named = re.sub(r"\$(\d+)", r"%(p\1)s", sql.replace("%", "%%"))
+    return Statement(fill(sql, "%"), fill(named, "%%"))
 
 
 # PostgreSQL prefers the function whose parameters fit best, in whichever schema of the search path it is:
@@ -76,6 +78,10 @@ _FUNCTIONS: Final = re.compile(
     r"|num_nonnulls|pg_\w+|row_security_active|set_config|strpos|sum|timestamptz_send|to_regnamespace"
     r"|width_bucket)\()"
 )
+# Types and relations are looked for in pg_temp first: whoever used the session before may have made a domain
+# named text there, whose CHECK is code of theirs. These four types are words of the grammar.
+_TYPES: Final = re.compile(r"(?<=::)(?!(?:bigint|boolean|int|interval)\b)(?=[a-z])")
+_RELATIONS: Final = re.compile(r"(?:(?<=FROM )|(?<=JOIN ))(?=pg_(?!catalog\.)\w+\b(?!\())")
 
 
 def quote_name(name: str) -> str:

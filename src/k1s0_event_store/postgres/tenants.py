@@ -35,7 +35,7 @@ SELECT EXISTS (SELECT FROM pg_catalog.pg_attribute AS a JOIN pg_catalog.pg_class
 
 # Not where the setting is missing: then this raises, and nothing is seen or written.
 _REQUIRED: Final = f"""
-CREATE FUNCTION {{schema}}.tenant_required() RETURNS text LANGUAGE plpgsql STABLE PARALLEL SAFE
+CREATE FUNCTION {{schema}}.tenant_required() RETURNS pg_catalog.text LANGUAGE plpgsql STABLE PARALLEL SAFE
 SET search_path = pg_catalog, pg_temp AS $$
 BEGIN
     RAISE EXCEPTION 'no tenant is set in this transaction' USING ERRCODE = '{TENANT_REQUIRED}',
@@ -45,7 +45,7 @@ $$"""
 _CURRENT: Final = f"""
 coalesce(nullif(current_setting('{TENANT_SETTING}', true), ''), {{schema}}.tenant_required())"""
 
-_ADD_COLUMN: Final = "ALTER TABLE {table} ADD COLUMN tenant_id text NOT NULL DEFAULT {existing}"
+_ADD_COLUMN: Final = "ALTER TABLE {table} ADD COLUMN tenant_id pg_catalog.text NOT NULL DEFAULT {existing}"
 _FILL_IN: Final = (
     "ALTER TABLE {table} ALTER COLUMN tenant_id SET DEFAULT " + _CURRENT + ", "
     "ADD CONSTRAINT {check} CHECK (tenant_id <> '')"

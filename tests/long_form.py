@@ -1,0 +1,54 @@
+"""Tests of which every run takes only a part, and the command for all of them.
+
+    python -m tests.long_form cancellation [arguments of pytest]
+
+A test class marked `one_in(5)` has every fifth of its tests in the short form.
+"""
+
+import os
+import sys
+from collections import Counter
+from pathlib import Path
+
+import pytest
+
+FORMS = {
+    "cancellation": "faults/test_cancellation.py",
+    "pgbouncer": "faults/test_pgbouncer.py",
+    "traps": "postgres/test_search_path.py",
+}
+VARIABLE = "K1S0_EVENT_STORE_LONG_FORM"
+
+
+def is_long():
+    return os.environ.get(VARIABLE) == "true"
+
+
+def one_in(step):
+    """Mark a class whose tests run elsewhere too: of every so many one is enough, but for the long form."""
+    return pytest.mark.one_in(step)
+
+
+def left_out(items):
+    """Those of `items` that only the long form has. The choice is the same on every worker and machine."""
+    if is_long():
+        return []
+    met = Counter()
+    chosen = []
+    for item in items:
+        if mark := item.get_closest_marker("one_in"):
+            met[item.parent.nodeid] += 1
+            if (met[item.parent.nodeid] - 1) % mark.args[0]:
+                chosen.append(item)
+    return chosen
+
+
+def main():
+    if sys.argv[1:2] == [] or sys.argv[1] not in FORMS:
+        sys.exit(f"{__doc__}\nThere are {', '.join(FORMS)}.")
+    os.environ[VARIABLE] = "true"
+    return pytest.main([str(Path(__file__).parent / FORMS[sys.argv[1]]), *sys.argv[2:]])
+
+
+if __name__ == "__main__":
+    sys.exit(main())
