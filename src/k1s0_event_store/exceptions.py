@@ -13,6 +13,7 @@
     │   └── ConfigurationError       a setting, a DSN, an engine of the wrong kind
     │       └── RegistryError        event types or upcasters that contradict each other
     ├── CorruptDataError             what is stored cannot be read back
+    │   ├── ChainBrokenError         the event that a new one would be chained to is missing
     │   ├── EventDecodeError         a stored event does not fit its model
     │   └── UnknownEventTypeError    a stored event is of a type, or a version of it, that nobody registered
     ├── AggregateNotFoundError       there is no aggregate with this id
@@ -207,6 +208,10 @@ class RegistryError(ConfigurationError):
 
 class CorruptDataError(EventStoreError):
     """A stored payload, metadata or state cannot be decoded."""
+
+
+class ChainBrokenError(CorruptDataError):
+    """The event is missing that the hash chain of the stream would go on from; nothing was stored."""
 
 
 class EventDecodeError(CorruptDataError):

@@ -22,6 +22,8 @@ from k1s0_event_store import (
     SyncPostgresEventStore,
 )
 from k1s0_event_store.keys import WrappingKeys
+from k1s0_event_store.postgres.chain import add_chain, remove_chain
+from k1s0_event_store.postgres.chain_reading import PostgresChain
 from k1s0_event_store.postgres.connection import create_sync_store_engine
 from k1s0_event_store.postgres.diagnosis import PostgresDoctor, Severity
 from k1s0_event_store.postgres.inbox import PostgresInbox
@@ -185,6 +187,22 @@ async def test_what_an_operator_asks_is_answered_among_traps(event_store):
     assert [fault async for fault in PostgresVerifier(bind=bind).faults()] == []
     findings = [finding async for finding in PostgresDoctor(bind=bind).findings()]
     assert not [finding for finding in findings if finding.severity is Severity.PROBLEM]
+
+
+async def test_the_chain_is_added_kept_and_looked_through_among_traps(event_store):
+    await event_store.append(ORDER, new_events(ORDER, 2))
+    async with event_store.bind.begin() as connection:
+        assert await connection.run_sync(add_chain) == 2
+    await event_store.append(ORDER, new_events(ORDER, 2))
+    chain = PostgresChain(bind=event_store.bind)
+    assert [fault async for fault in chain.faults()] == []
+    assert (await chain.stretch(None, await chain.settled(60))).events == 4
+    async with event_store.bind.begin() as connection:
+        functions = await connection.exec_driver_sql(
+            "SELECT proconfig, prosecdef FROM pg_proc WHERE proname = 'events_chain'"
+        )
+        assert functions.all() == [(["search_path=pg_catalog, pg_temp", "enable_seqscan=off"], False)]
+        assert await connection.run_sync(remove_chain)
 
 
 def test_an_owner_migrates_grants_and_rebases_among_traps(event_store_dsn):

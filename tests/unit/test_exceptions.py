@@ -15,6 +15,7 @@ from k1s0_event_store import (
     AggregateNotFoundError,
     AuthenticationError,
     BrokerUnavailableError,
+    ChainBrokenError,
     ClusterChangedError,
     ConcurrencyError,
     ConfigurationError,
@@ -95,6 +96,7 @@ SPECIMENS = [
     (ConfigurationError("text"), {}),
     (RegistryError("text"), {}),
     (CorruptDataError("text"), {}),
+    (ChainBrokenError("text"), {}),
     (
         EventDecodeError(ORDER, 4, "placed", "why", ("lines.0",)),
         {"stream_id": ORDER, "version": 4, "event_type": "placed", "reason": "why", "fields": ("lines.0",)},

@@ -14,7 +14,7 @@ from k1s0_event_store.exceptions import ConfigurationError, SchemaError
 from k1s0_event_store.postgres.binary_copy import EVENT_COLUMNS
 from k1s0_event_store.postgres.connection import Steps, joined_sync_runner, run_sync
 from k1s0_event_store.postgres.schema import VERSION_TABLE, take_lock
-from k1s0_event_store.postgres.statements import TABLES, Query, Statement, quote_name, statement
+from k1s0_event_store.postgres.statements import TABLES, Query, Statement, quote_name, quote_text, statement
 
 
 class Role(Enum):
@@ -79,6 +79,8 @@ RIGHTS: Final[Mapping[Role, Mapping[str, Sequence[str]]]] = {
 
 OURS: Final = (*TABLES, VERSION_TABLE)
 FUNCTIONS: Final = ("events_refuse_change", "streams_touch")
+LAYERS: Final = ("events_chain",)
+"""Functions of what is optional on the tables."""
 
 _CREATE_ROLE: Final = "CREATE ROLE {role} NOLOGIN"
 _TAKE: Final = (
@@ -92,6 +94,11 @@ _MAKE_SCHEMA: Final = "CREATE SCHEMA IF NOT EXISTS {schema} AUTHORIZATION {role}
 _OWN_SCHEMA: Final = "ALTER SCHEMA {schema} OWNER TO {role}"
 _OWN_TABLE: Final = "ALTER TABLE {table} OWNER TO {role}"
 _OWN_FUNCTION: Final = "ALTER FUNCTION {schema}.{function}() OWNER TO {role}"
+_OWN_IF_THERE: Final = "DO {body}"
+_OWN_IF_THERE_BODY: Final = """BEGIN
+    ALTER FUNCTION {schema}.{function}() OWNER TO {role};
+EXCEPTION WHEN undefined_function THEN NULL;
+END"""
 
 # What there is: the role $1, in schema $2 the tables $3 and functions $4, and whether $1 owns any of it.
 _LOOK: Final = statement("""
@@ -255,3 +262,7 @@ def _handing_over(names: dict[str, str], found: _Found) -> Iterator[Statement]:
     for function in FUNCTIONS:
         if function in found.functions:
             yield statement(_OWN_FUNCTION, **names, function=function)
+    # A script is for tables that nobody looks at when it is made.
+    for function in LAYERS:
+        body = quote_text(statement(_OWN_IF_THERE_BODY, **names, function=function).dollar)
+        yield statement(_OWN_IF_THERE, body=body)

@@ -8,7 +8,8 @@ same version table, `k1s0_event_store_version` in our schema, and wait for each 
 from __future__ import annotations
 
 import importlib.util
-from collections.abc import Callable
+from collections.abc import Callable, Iterator, Mapping
+from dataclasses import dataclass
 from functools import cache
 from pathlib import Path
 from types import ModuleType
@@ -36,6 +37,24 @@ VERSION_TABLE: Final = "k1s0_event_store_version"
 _TRIGGERS: Final = frozenset(
     {("streams", "trigger_streams_update_updated_at"), ("events", "trigger_events_append_only")}
 )
+
+
+@dataclass(frozen=True, slots=True)
+class Layer:
+    """Something optional on our tables: where its column is, its trigger must be."""
+
+    name: str
+    removal: str
+    table: str
+    column: str
+    type: str
+    trigger: str
+
+
+CHAIN: Final = Layer(
+    "the hash chain", "k1s0-event-store chain remove", "events", "chain", "bytea", "trigger_events_chain"
+)
+_LAYERS: Final = (CHAIN,)
 
 
 def migrations_path() -> Path:
@@ -97,6 +116,9 @@ def downgrade(op: Operations | Any, schema: str = DEFAULT_SCHEMA, to: str = BASE
     target, current = _index(to), _index(current_revision(connection, schema))
     if target > current:
         raise ConfigurationError(f"the tables are at revision {_name(current)}, below {to}: use upgrade")
+    if target < current and (layers := _layers(connection, schema)):
+        advice = "; ".join(f"{layer.name} stands on the tables: {layer.removal}" for layer in layers)
+        raise ConfigurationError(f"{advice}, and downgrade then")
     for index in reversed(range(target, current)):
         _revisions()[index].down(op, schema)
     if current != target:
@@ -145,6 +167,20 @@ def current_revision(connection: sa.Connection, schema: str = DEFAULT_SCHEMA) ->
     if not sa.inspect(connection).has_table(VERSION_TABLE, schema=schema):
         return BASE
     return connection.execute(sa.select(_version_table(schema).c.version_num)).scalar() or BASE
+
+
+def _layers(connection: sa.Connection, schema: str) -> list[Layer]:
+    """The layers on our tables."""
+    return run_sync(joined_sync_runner(connection, schema), layers(schema))
+
+
+def layers(schema: str) -> Steps[list[Layer]]:
+    """The same, in steps."""
+    return list(_layers_of((yield from _columns(schema))))
+
+
+def _layers_of(columns: Mapping[tuple[str, str], str]) -> Iterator[Layer]:
+    return (layer for layer in _LAYERS if columns.get((layer.table, layer.column)) == layer.type)
 
 
 def _connection(op: Operations | Any) -> sa.Connection:
@@ -218,9 +254,14 @@ FROM pg_trigger AS t JOIN pg_class AS c ON c.oid = t.tgrelid JOIN pg_namespace A
 WHERE n.nspname = $1::text AND NOT t.tgisinternal AND t.tgenabled IN ('O', 'A')""")
 
 
+def _columns(schema: str) -> Steps[dict[tuple[str, str], str]]:
+    """The types of all columns, by table and name."""
+    return {(row[0], row[1]): row[2] for row in (yield Query(_COLUMNS, (schema,)))}
+
+
 def validate(schema: str) -> Steps[None]:
     """Compare the live tables with what this code expects; raises SchemaError with every difference."""
-    columns = {(row[0], row[1]): row[2] for row in (yield Query(_COLUMNS, (schema,)))}
+    columns = yield from _columns(schema)
     indexes = {tuple(row) for row in (yield Query(_INDEXES, (schema,)))}
     triggers = {tuple(row) for row in (yield Query(_ENABLED_TRIGGERS, (schema,)))}
     problems: list[str] = []
@@ -235,9 +276,10 @@ def validate(schema: str) -> Steps[None]:
             ]
         else:
             problems.append(f"table {table.name} is missing")
+    wanted = _TRIGGERS.union((layer.table, layer.trigger) for layer in _layers_of(columns))
     problems += [
         f"trigger {name} on {table} is missing or disabled"
-        for table, name in sorted(_TRIGGERS - triggers)
+        for table, name in sorted(wanted - triggers)
         if table in tables
     ]
     if problems:
