@@ -1,4 +1,4 @@
-"""Encryption: AES-GCM bound to a place, and keys made of other keys. No other module needs cryptography."""
+"""Encryption: AES-GCM bound to a place, and keys made of other keys. `signing.py` needs cryptography too."""
 
 from __future__ import annotations
 

@@ -14,6 +14,7 @@
     │       ├── RegistryError        event types or upcasters that contradict each other
     │       └── TenantRequiredError  the tables keep tenants apart, and nobody said whose rows are meant
     ├── CorruptDataError             what is stored cannot be read back
+    │   ├── ChainBrokenError         the event that a new one would be chained to is missing
     │   ├── EventDecodeError         a stored event does not fit its model
     │   └── UnknownEventTypeError    a stored event is of a type, or a version of it, that nobody registered
     ├── AggregateNotFoundError       there is no aggregate with this id
@@ -212,6 +213,10 @@ class TenantRequiredError(ConfigurationError):
 
 class CorruptDataError(EventStoreError):
     """A stored payload, metadata or state cannot be decoded."""
+
+
+class ChainBrokenError(CorruptDataError):
+    """The event is missing that the hash chain of the stream would go on from; nothing was stored."""
 
 
 class EventDecodeError(CorruptDataError):

@@ -14,7 +14,7 @@ from .no_server import no_server
 
 COMMANDS = (
     "streams", "show", "tail", "append", "export", "import", "verify", "doctor", "stats", "relay", "ui",
-    "demo", "parked", "subscriptions", "db", "",
+    "demo", "parked", "subscriptions", "db", "", "chain",
 )  # fmt: skip
 CODES = {0, 1, 2, 3}
 SERVING = {"_serve", "relay.<locals>.run"}

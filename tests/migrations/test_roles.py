@@ -18,6 +18,7 @@ from k1s0_event_store import (
     SyncPostgresEventStore,
 )
 from k1s0_event_store.config import EventStoreConfig
+from k1s0_event_store.postgres.chain import add_chain
 from k1s0_event_store.postgres.connection import create_async_store_engine
 from k1s0_event_store.postgres.models import metadata_for
 from k1s0_event_store.postgres.rights import FUNCTIONS, OURS, RIGHTS, Role, grant, revoke, script
@@ -208,6 +209,46 @@ def test_every_table_of_ours_is_somebodys_and_every_function_the_owners(filled_d
             b"SELECT proname FROM pg_proc WHERE pronamespace = 'eventstore'::regnamespace ORDER BY 1"
         ).fetchall()
     assert [name for (name,) in functions] == list(FUNCTIONS)
+
+
+CHAINED = {
+    **ATTEMPTS,
+    "choose a link": EVENT.replace("occurred_at", "occurred_at, chain").replace("now()", "now(), ''"),
+    "change a link": "UPDATE eventstore.events SET chain = ''",
+    "disable the chain": "ALTER TABLE eventstore.events DISABLE TRIGGER trigger_events_chain",
+    "drop the chain": "DROP TRIGGER trigger_events_chain ON eventstore.events",
+    "replace the chain": "CREATE OR REPLACE FUNCTION eventstore.events_chain() RETURNS trigger "
+    "LANGUAGE plpgsql AS 'BEGIN RETURN NEW; END'",
+    "drop the links": "ALTER TABLE eventstore.events DROP COLUMN chain",
+}
+
+
+@pytest.mark.parametrize("role", [Role.OWNER, Role.WRITER, Role.READER, Role.PROJECTOR])
+def test_the_chain_gives_nobody_another_right_and_is_the_owners_alone(
+    filled_dsn: str, make_role: MakeRole, make_engine: Callable[[str], Engine], role: Role
+) -> None:
+    with make_engine(filled_dsn).begin() as connection:
+        add_chain(connection)
+    with psycopg.connect(make_role(filled_dsn, [role])) as connection:
+        outcomes = {name: outcome(connection, attempt) for name, attempt in CHAINED.items()}
+    owners = CHAINED.keys() - ATTEMPTS.keys() - {"change a link"} if role is Role.OWNER else set()
+    assert {name for name, error in outcomes.items() if error is None} == MAY[role] | owners
+
+
+def test_an_owner_gets_the_function_of_the_chain_as_well(
+    filled_dsn: str, make_role: MakeRole, make_engine: Callable[[str], Engine], as_owner: Connection
+) -> None:
+    first, second = (make_role(filled_dsn, [Role.OWNER]) for _ in range(2))
+    with make_engine(second).begin() as connection:
+        assert add_chain(connection) == 1
+    for name, statements in {name_of(first): None, "postgres": script(["owner"], "postgres")}.items():
+        if statements is None:
+            grant(as_owner, ["owner"], name)
+        for statement in statements or ():
+            as_owner.exec_driver_sql(statement)
+        owners = "SELECT pg_get_userbyid(proowner) FROM pg_proc WHERE proname = 'events_chain'"
+        assert as_owner.exec_driver_sql(owners).scalars().all() == [name]
+    as_owner.rollback()
 
 
 @pytest.fixture

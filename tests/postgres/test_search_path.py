@@ -23,6 +23,8 @@ from k1s0_event_store import (
     StreamId,
     SyncPostgresEventStore,
 )
+from k1s0_event_store.postgres.chain import add_chain, remove_chain
+from k1s0_event_store.postgres.chain_reading import PostgresChain
 from k1s0_event_store.postgres.connection import create_sync_store_engine
 from k1s0_event_store.postgres.diagnosis import PostgresDoctor, Severity
 from k1s0_event_store.postgres.inbox import PostgresInbox
@@ -260,6 +262,22 @@ def test_an_owner_rebases_and_grants_among_temporary_traps(event_store_dsn):
         assert rebase(connection).events == 2
         grant(connection, ["reader"], "k1s0_trapped", create=True)
         connection.exec_driver_sql("DROP OWNED BY k1s0_trapped; DROP ROLE k1s0_trapped")
+
+
+async def test_the_chain_is_added_kept_and_looked_through_among_traps(event_store):
+    await event_store.append(ORDER, new_events(ORDER, 2))
+    async with event_store.bind.begin() as connection:
+        assert await connection.run_sync(add_chain) == 2
+    await event_store.append(ORDER, new_events(ORDER, 2))
+    chain = PostgresChain(bind=event_store.bind)
+    assert [fault async for fault in chain.faults()] == []
+    assert (await chain.stretch(None, await chain.settled(60))).events == 4
+    async with event_store.bind.begin() as connection:
+        functions = await connection.exec_driver_sql(
+            "SELECT proconfig, prosecdef FROM pg_proc WHERE proname = 'events_chain'"
+        )
+        assert functions.all() == [(["search_path=pg_catalog, pg_temp", "enable_seqscan=off"], False)]
+        assert await connection.run_sync(remove_chain)
 
 
 def test_an_owner_migrates_grants_and_rebases_among_traps(event_store_dsn):

@@ -15,6 +15,7 @@ from k1s0_event_store import (
     AggregateNotFoundError,
     AuthenticationError,
     BrokerUnavailableError,
+    ChainBrokenError,
     ClusterChangedError,
     ConcurrencyError,
     ConfigurationError,
@@ -97,6 +98,7 @@ SPECIMENS = [
     (RegistryError("text"), {}),
     (TenantRequiredError("text"), {}),
     (CorruptDataError("text"), {}),
+    (ChainBrokenError("text"), {}),
     (
         EventDecodeError(ORDER, 4, "placed", "why", ("lines.0",)),
         {"stream_id": ORDER, "version": 4, "event_type": "placed", "reason": "why", "fields": ("lines.0",)},

@@ -22,6 +22,7 @@ PUBLIC = [
     "AuthenticationError",
     "BrokerPublisher",
     "BrokerUnavailableError",
+    "ChainBrokenError",
     "CloudEvents",
     "ClusterChangedError",
     "ConcurrencyError",

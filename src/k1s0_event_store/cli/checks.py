@@ -4,7 +4,10 @@ from __future__ import annotations
 
 import asyncio
 import json
-from dataclasses import asdict
+from collections.abc import AsyncGenerator, AsyncIterator, Iterator
+from contextlib import aclosing
+from dataclasses import asdict, dataclass
+from pathlib import Path
 from typing import Annotated, Final
 
 import typer
@@ -13,8 +16,11 @@ from rich.console import Console
 from k1s0_event_store.cli.failures import FAILED
 from k1s0_event_store.cli.options import Dsn, Json, Schema, config_of
 from k1s0_event_store.config import DEFAULT_SCHEMA, EventStoreConfig
+from k1s0_event_store.postgres.chain_reading import PostgresChain
 from k1s0_event_store.postgres.diagnosis import Finding, PostgresDoctor, Severity
 from k1s0_event_store.postgres.verification import Fault, Looked, PostgresVerifier
+from k1s0_event_store.signed_heads import LONGEST_LINE, Head, HeadFault, check_heads
+from k1s0_event_store.signing import PublicKey
 from k1s0_event_store.terminal import say
 
 _MOST_FAULTS: Final = 1_000
@@ -29,6 +35,15 @@ def verify(
     aggregate_type: Annotated[
         str | None, typer.Option("--type", metavar="TYPE", help="Only streams of this aggregate type.")
     ] = None,
+    chained: Annotated[
+        bool, typer.Option("--chain", help="Also whether the chain of each stream is unbroken.")
+    ] = False,
+    heads: Annotated[
+        Path | None, typer.Option("--heads", metavar="FILE", help="And whether signed heads fit the events.")
+    ] = None,
+    public_key: Annotated[
+        Path | None, typer.Option("--public-key", metavar="FILE", help="What the heads were signed with.")
+    ] = None,
     as_json: Json = False,
     schema: Schema = DEFAULT_SCHEMA,
 ) -> None:
@@ -38,7 +53,10 @@ def verify(
     twice, snapshots beyond the end, checkpoints that cannot be right. It only
     reads, and may run beside writers.
     """
-    run = _Verification(config_of(dsn, schema), aggregate_type)
+    if (heads is None) != (public_key is None) or (heads is not None and not chained):
+        raise typer.BadParameter("--heads needs --chain and --public-key, and this the other two")
+    signed = None if heads is None or public_key is None else _SignedHeads.of(heads, public_key)
+    run = _Verification(config_of(dsn, schema), aggregate_type, chained, signed)
     faults, complete = asyncio.run(run.faults())
     if as_json:
         fields = {"faults": list(map(asdict, faults)), "complete": complete, "looked_at": run.looked_at}
@@ -49,12 +67,38 @@ def verify(
         raise typer.Exit(FAILED)
 
 
+@dataclass(frozen=True, slots=True)
+class _SignedHeads:
+    """A file of heads, and what they were signed with."""
+
+    path: Path
+    key: PublicKey
+
+    @classmethod
+    def of(cls, path: Path, key: Path) -> _SignedHeads:
+        return cls(path, PublicKey.from_pem(key.read_bytes()))
+
+    def lines(self) -> Iterator[bytes]:
+        with self.path.open("rb") as file:
+            while line := file.readline(LONGEST_LINE):
+                yield line
+
+
 class _Verification:
     """One run, and on a terminal how far it is."""
 
-    def __init__(self, config: EventStoreConfig, aggregate_type: str | None) -> None:
+    def __init__(
+        self,
+        config: EventStoreConfig,
+        aggregate_type: str | None,
+        chained: bool = False,
+        signed: _SignedHeads | None = None,
+    ) -> None:
         self.looked_at: dict[str, int] = {}
         self.sequence_hidden = False
+        self.last_head: Head | None = None
+        self._chained = chained
+        self._signed = signed
         self._config = config
         self._aggregate_type = aggregate_type
         self._status = Console(stderr=True).status("looking ...")
@@ -62,18 +106,45 @@ class _Verification:
     async def faults(self) -> tuple[list[Fault], bool]:
         """The first faults, and whether these are all."""
         found: list[Fault] = []
-        async with PostgresVerifier(self._config) as verifier:
-            with self._status:
-                async for fault in verifier.faults(self._aggregate_type, watch=self._watch):
+        with self._status:
+            async with aclosing(self._all_faults()) as faults:
+                async for fault in faults:
                     if len(found) == _MOST_FAULTS:
                         return found, False
                     found.append(fault)
-            self.sequence_hidden = not await verifier.may_read_sequence()
         return found, True
+
+    async def _all_faults(self) -> AsyncGenerator[Fault, None]:
+        async with PostgresVerifier(self._config) as verifier:
+            async for fault in verifier.faults(self._aggregate_type, watch=self._watch):
+                yield fault
+            self.sequence_hidden = not await verifier.may_read_sequence()
+            if self._chained:
+                chain = PostgresChain(self._config, bind=verifier.bind)
+                async for fault in chain.faults(self._aggregate_type, watch=self._watch):
+                    yield fault
+                async for fault in self._head_faults(chain):
+                    yield fault
+
+    async def _head_faults(self, chain: PostgresChain) -> AsyncIterator[Fault]:
+        if self._signed is None:
+            return
+        heads = 0
+        async for found in check_heads(self._signed.lines(), self._signed.key, chain):
+            if isinstance(found, HeadFault):
+                yield _fault_of_head(found)
+            else:
+                self.last_head, heads = found, heads + 1
+                self._watch(Looked("signed heads", heads))
 
     def _watch(self, looked: Looked) -> None:
         self.looked_at[looked.check] = looked.rows
         self._status.update(f"{looked.rows:,} {looked.check} looked at ...")
+
+
+def _fault_of_head(found: HeadFault) -> Fault:
+    day = "" if found.day is None else f", signed on {found.day}"
+    return Fault(f"line {found.line}{day}: {found.problem}", found.advice)
 
 
 def _show_faults(faults: list[Fault], complete: bool, run: _Verification) -> None:
@@ -84,6 +155,9 @@ def _show_faults(faults: list[Fault], complete: bool, run: _Verification) -> Non
     looked_at = ", ".join(f"{rows:,} {check}" for check, rows in run.looked_at.items())
     counted = f"{len(faults):,} fault{'' if len(faults) == 1 else 's'}" if faults else "no faults"
     say(console, f"{counted} in {looked_at}" if complete else f"the first {counted}; there are more")
+    if run.last_head is not None:
+        day, to = run.last_head.day, run.last_head.to
+        say(console, f"the last head is of {day}: it says nothing of events beyond position {to}")
     if run.sequence_hidden:
         say(console, _SEQUENCE_HIDDEN, "yellow")
 

@@ -8,6 +8,7 @@ from typing import Annotated
 import typer
 
 from k1s0_event_store.cli.append import append
+from k1s0_event_store.cli.chain import chain
 from k1s0_event_store.cli.checks import doctor, verify
 from k1s0_event_store.cli.database import db
 from k1s0_event_store.cli.demo import demo
@@ -40,6 +41,7 @@ app.command()(export)
 app.command("import")(import_)
 app.command()(verify)
 app.command()(doctor)
+app.add_typer(chain, name="chain")
 app.command()(stats)
 app.command()(relay)
 app.command()(ui)

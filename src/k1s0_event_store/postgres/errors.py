@@ -9,6 +9,7 @@ from sqlalchemy import exc as sa_exc
 
 from k1s0_event_store.exceptions import (
     AuthenticationError,
+    ChainBrokenError,
     DatabaseError,
     DeadlockError,
     EventStoreError,
@@ -68,6 +69,8 @@ _SCHEMA: Final = frozenset({"42P01", "42703", "3F000", "42883", "42704", "42P10"
 _LOST: Final = frozenset({"57P01", "57P02", "57P05", "25P03", "25P04"})
 """Told as the server hangs up: it shuts down, or the session or its transaction was idle or open too long."""
 _UNAVAILABLE: Final = frozenset({"57P03", "53300"})
+CHAIN_BROKEN: Final = "K1S01"
+"""What the trigger of the hash chain raises where an event is missing; of a class that nobody else uses."""
 
 
 def translate(error: BaseException, schema: str, *, connecting: bool = False) -> EventStoreError | None:
@@ -117,6 +120,10 @@ def _from_state(state: str, cause: BaseException, message: str, schema: str) -> 
         return PermissionDeniedError(f"the role lacks a right: {message}")
     if state in _SCHEMA:
         return SchemaError(schema, (message,))
+    if state == CHAIN_BROKEN:
+        return ChainBrokenError(
+            f"{message}; nothing was stored: k1s0-event-store verify says what is missing"
+        )
     if state == "22012":
         return RowsDroppedError(
             "a trigger or rule on the events table dropped a row; nothing was stored", state

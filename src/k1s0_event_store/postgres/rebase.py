@@ -20,9 +20,9 @@ from k1s0_event_store.exceptions import CorruptDataError, EventStoreError, Inval
 from k1s0_event_store.feed import Cursor
 from k1s0_event_store.postgres.connection import Steps, joined_sync_runner, run_sync
 from k1s0_event_store.postgres.feed import BEGINNING, Batch, Place, TxSnapshot, parse
+from k1s0_event_store.postgres.row_security import seeing_all
 from k1s0_event_store.postgres.schema import take_lock
 from k1s0_event_store.postgres.statements import Query, schema_names, statement
-from k1s0_event_store.postgres.tenants import seeing_all
 
 _FIRST_ID: Final = BEGINNING.xmax
 

@@ -14,7 +14,7 @@ from k1s0_event_store.exceptions import ConfigurationError, SchemaError
 from k1s0_event_store.postgres.binary_copy import EVENT_COLUMNS
 from k1s0_event_store.postgres.connection import Steps, joined_sync_runner, run_sync
 from k1s0_event_store.postgres.schema import VERSION_TABLE, take_lock
-from k1s0_event_store.postgres.statements import TABLES, Query, Statement, quote_name, statement
+from k1s0_event_store.postgres.statements import TABLES, Query, Statement, quote_name, quote_text, statement
 
 
 class Role(Enum):
@@ -79,8 +79,8 @@ RIGHTS: Final[Mapping[Role, Mapping[str, Sequence[str]]]] = {
 
 OURS: Final = (*TABLES, VERSION_TABLE)
 FUNCTIONS: Final = ("events_refuse_change", "streams_touch")
-LAYER_FUNCTIONS: Final = ("tenant_required",)
-"""Only there where the tables were given what needs them."""
+LAYERS: Final = ("events_chain", "tenant_required")
+"""Functions of what is optional on the tables."""
 
 _CREATE_ROLE: Final = "CREATE ROLE {role} NOLOGIN"
 _TAKE: Final = (
@@ -94,6 +94,11 @@ _MAKE_SCHEMA: Final = "CREATE SCHEMA IF NOT EXISTS {schema} AUTHORIZATION {role}
 _OWN_SCHEMA: Final = "ALTER SCHEMA {schema} OWNER TO {role}"
 _OWN_TABLE: Final = "ALTER TABLE {table} OWNER TO {role}"
 _OWN_FUNCTION: Final = "ALTER FUNCTION {schema}.{function}() OWNER TO {role}"
+_OWN_IF_THERE: Final = "DO {body}"
+_OWN_IF_THERE_BODY: Final = """BEGIN
+    ALTER FUNCTION {schema}.{function}() OWNER TO {role};
+EXCEPTION WHEN undefined_function THEN NULL;
+END"""
 
 # What there is: the role $1, in schema $2 the tables $3 and functions $4, and whether $1 owns any of it.
 _LOOK: Final = statement("""
@@ -227,7 +232,7 @@ def _grant(roles: Sequence[Role], to: str, schema: str, create: bool) -> Steps[N
 
 def _look(role: str, schema: str) -> Steps[_Found]:
     ((is_superuser, tables, functions, owns),) = yield Query(
-        _LOOK, (role, schema, list(OURS), [*FUNCTIONS, *LAYER_FUNCTIONS])
+        _LOOK, (role, schema, list(OURS), list(FUNCTIONS))
     )
     return _Found(is_superuser, tables, functions, owns)
 
@@ -254,6 +259,10 @@ def _handing_over(names: dict[str, str], found: _Found) -> Iterator[Statement]:
     for table in OURS:
         if table in found.tables:
             yield statement(_OWN_TABLE, **names, table=f"{names['schema']}.{table}")
-    for function in (*FUNCTIONS, *LAYER_FUNCTIONS):
+    for function in FUNCTIONS:
         if function in found.functions:
             yield statement(_OWN_FUNCTION, **names, function=function)
+    # A script is for tables that nobody looks at when it is made.
+    for function in LAYERS:
+        body = quote_text(statement(_OWN_IF_THERE_BODY, **names, function=function).dollar)
+        yield statement(_OWN_IF_THERE, body=body)

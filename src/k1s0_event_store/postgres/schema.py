@@ -8,7 +8,8 @@ same version table, `k1s0_event_store_version` in our schema, and wait for each 
 from __future__ import annotations
 
 import importlib.util
-from collections.abc import Callable
+from collections.abc import Callable, Iterator, Mapping
+from dataclasses import dataclass
 from functools import cache
 from pathlib import Path
 from types import ModuleType
@@ -34,14 +35,32 @@ HEAD: Final = "head"
 BASE: Final = "base"
 # Not "alembic_version": in a schema shared with the app that name is the app's.
 VERSION_TABLE: Final = "k1s0_event_store_version"
-TENANT_COLUMN: Final = "tenant_id"
-TENANT_TABLES: Final = tuple(table for table in TABLES if table != "cluster")
-"""Which get it where tenants are kept apart."""
-_LAYERS: Final = {TENANT_COLUMN: ("keep tenants apart", "k1s0-event-store tenants remove")}
-"""What tables can be given besides their revisions, by the column of events that tells."""
 _TRIGGERS: Final = frozenset(
     {("streams", "trigger_streams_update_updated_at"), ("events", "trigger_events_append_only")}
 )
+
+
+@dataclass(frozen=True, slots=True)
+class Layer:
+    """Something optional on our tables: where its column is, its trigger must be, if it has one."""
+
+    name: str
+    removal: str
+    table: str
+    column: str
+    type: str
+    trigger: str | None = None
+
+
+CHAIN: Final = Layer(
+    "the hash chain", "k1s0-event-store chain remove", "events", "chain", "bytea", "trigger_events_chain"
+)
+TENANTS: Final = Layer(
+    "row-level security for tenants", "k1s0-event-store tenants remove", "events", "tenant_id", "text"
+)
+_LAYERS: Final = (CHAIN, TENANTS)
+TENANT_TABLES: Final = tuple(table for table in TABLES if table != "cluster")
+"""Each of them has the column, where events have it."""
 
 
 def migrations_path() -> Path:
@@ -103,20 +122,13 @@ def downgrade(op: Operations | Any, schema: str = DEFAULT_SCHEMA, to: str = BASE
     target, current = _index(to), _index(current_revision(connection, schema))
     if target > current:
         raise ConfigurationError(f"the tables are at revision {_name(current)}, below {to}: use upgrade")
-    if target < current:
-        refuse_layers(connection, schema)
+    if target < current and (layers := _layers(connection, schema)):
+        advice = "; ".join(f"{layer.name} stands on the tables: {layer.removal}" for layer in layers)
+        raise ConfigurationError(f"{advice}, and downgrade then")
     for index in reversed(range(target, current)):
         _revisions()[index].down(op, schema)
     if current != target:
         _record(connection, schema, target)
-
-
-def refuse_layers(connection: sa.Connection, schema: str) -> None:
-    """Raise ConfigurationError where something has to be taken from the tables before a downgrade."""
-    columns = {column["name"] for column in sa.inspect(connection).get_columns("events", schema=schema)}
-    for column, (what, way) in _LAYERS.items():
-        if column in columns:
-            raise ConfigurationError(f"the tables {what}: take that from them first ({way})")
 
 
 def require_newest(connection: sa.Connection, schema: str) -> None:
@@ -168,6 +180,20 @@ def current_revision(connection: sa.Connection, schema: str = DEFAULT_SCHEMA) ->
     if not sa.inspect(connection).has_table(VERSION_TABLE, schema=schema):
         return BASE
     return connection.execute(sa.select(_version_table(schema).c.version_num)).scalar() or BASE
+
+
+def _layers(connection: sa.Connection, schema: str) -> list[Layer]:
+    """The layers on our tables."""
+    return run_sync(joined_sync_runner(connection, schema), layers(schema))
+
+
+def layers(schema: str) -> Steps[list[Layer]]:
+    """The same, in steps."""
+    return list(_layers_of((yield from _columns(schema))))
+
+
+def _layers_of(columns: Mapping[tuple[str, str], str]) -> Iterator[Layer]:
+    return (layer for layer in _LAYERS if columns.get((layer.table, layer.column)) == layer.type)
 
 
 def _connection(op: Operations | Any) -> sa.Connection:
@@ -247,12 +273,17 @@ JOIN pg_policy AS p ON p.polrelid = c.oid
 WHERE n.nspname = $1::text AND p.polname = 'tenants' AND c.relrowsecurity AND c.relforcerowsecurity""")
 
 
-def validate(schema: str, tenant: str | None = None) -> Steps[None]:
-    """Compare the live tables with what this code expects; raises SchemaError with every difference."""
+def _columns(schema: str) -> Steps[dict[tuple[str, str], str]]:
+    """The types of all columns, by table and name."""
     # Where the session has a temporary type of that name, the schema is told.
-    columns = {
+    return {
         (row[0], row[1]): row[2].removeprefix("pg_catalog.") for row in (yield Command(_COLUMNS, (schema,)))
     }
+
+
+def validate(schema: str, tenant: str | None = None) -> Steps[None]:
+    """Compare the live tables with what this code expects; raises SchemaError with every difference."""
+    columns = yield from _columns(schema)
     indexes = {tuple(row) for row in (yield Command(_INDEXES, (schema,)))}
     triggers = {tuple(row) for row in (yield Command(_ENABLED_TRIGGERS, (schema,)))}
     problems: list[str] = []
@@ -267,30 +298,32 @@ def validate(schema: str, tenant: str | None = None) -> Steps[None]:
             ]
         else:
             problems.append(f"table {table.name} is missing")
+    found = set(_layers_of(columns))
+    wanted = _TRIGGERS.union((layer.table, layer.trigger) for layer in found if layer.trigger is not None)
     problems += [
         f"trigger {name} on {table} is missing or disabled"
-        for table, name in sorted(_TRIGGERS - triggers)
+        for table, name in sorted(wanted - triggers)
         if table in tables
     ]
     secured = {row[0] for row in (yield Command(_SECURED, (schema,)))}
-    if ("events", TENANT_COLUMN) in columns:
+    if TENANTS in found:
         problems += _open_tables(columns, secured)
     elif tenant is not None:
         problems.append("the tables do not know tenants: k1s0-event-store tenants add")
     if problems:
         raise SchemaError(schema, tuple(problems))
-    if secured and tenant is None:
+    if TENANTS in found and tenant is None:
         raise tenant_required(schema)
 
 
-def _open_tables(columns: dict[tuple[str, str], str], secured: set[str]) -> list[str]:
+def _open_tables(columns: Mapping[tuple[str, str], str], secured: set[str]) -> list[str]:
     """Where a tenant could reach the rows of another."""
     return [
-        f"column {table}.{TENANT_COLUMN} is missing"
-        if (table, TENANT_COLUMN) not in columns
+        f"column {table}.{TENANTS.column} is missing"
+        if (table, TENANTS.column) not in columns
         else f"row-level security on {table} is not enabled and forced, with its policy"
         for table in TENANT_TABLES
-        if table not in secured or (table, TENANT_COLUMN) not in columns
+        if table not in secured or (table, TENANTS.column) not in columns
     ]
 
 

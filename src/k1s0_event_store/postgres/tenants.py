@@ -15,10 +15,12 @@ import sqlalchemy as sa
 
 from k1s0_event_store.config import DEFAULT_SCHEMA, check_schema, check_tenant
 from k1s0_event_store.exceptions import ConfigurationError
-from k1s0_event_store.postgres.connection import Steps, T, joined_sync_runner, run_sync
+from k1s0_event_store.postgres.chain import remake_chain_function
+from k1s0_event_store.postgres.connection import Steps, joined_sync_runner, run_sync
 from k1s0_event_store.postgres.errors import TENANT_REQUIRED
 from k1s0_event_store.postgres.models import metadata_for
-from k1s0_event_store.postgres.schema import TENANT_COLUMN, TENANT_TABLES, require_newest, take_lock
+from k1s0_event_store.postgres.row_security import seeing_all
+from k1s0_event_store.postgres.schema import CHAIN, TENANT_TABLES, TENANTS, layers, require_newest, take_lock
 from k1s0_event_store.postgres.statements import (
     TENANT_SETTING,
     Query,
@@ -27,11 +29,6 @@ from k1s0_event_store.postgres.statements import (
     quote_text,
     statement,
 )
-
-_HAS_TENANTS: Final = statement("""
-SELECT EXISTS (SELECT FROM pg_catalog.pg_attribute AS a JOIN pg_catalog.pg_class AS c ON c.oid = a.attrelid
-               WHERE c.relnamespace = to_regnamespace($1::text) AND c.relname = 'events'
-                 AND a.attname = $2::text AND NOT a.attisdropped)""")
 
 # Not where the setting is missing: then this raises, and nothing is seen or written.
 _REQUIRED: Final = f"""
@@ -70,9 +67,6 @@ _LOOK_AT: Final = "ANALYZE {table}"
 
 _ANY_ROW: Final = "SELECT EXISTS (SELECT FROM {table})"
 _TENANTS: Final = "SELECT min(tenant_id), max(tenant_id) FROM {table}"
-_IS_HIDDEN: Final = "SELECT row_security_active({text})"
-_SEE_ALL: Final = "ALTER TABLE {table} NO FORCE ROW LEVEL SECURITY"
-_SEE_ONE: Final = "ALTER TABLE {table} FORCE ROW LEVEL SECURITY"
 
 
 def add_tenants(
@@ -103,29 +97,9 @@ def remove_tenants(connection: sa.Connection, schema: str = DEFAULT_SCHEMA) -> b
     return run_sync(runner, _remove(schema))
 
 
-def seeing_all(schema: str, tables: tuple[str, ...], steps: Steps[T]) -> Steps[T]:
-    """`steps`, which see the rows of all tenants in `tables` if the owner of the tables takes them."""
-    hidden = yield from _hidden(schema, tables)
-    for table in hidden:
-        yield _made(_SEE_ALL, schema, table)
-    answer = yield from steps
-    for table in hidden:
-        yield _made(_SEE_ONE, schema, table)
-    return answer
-
-
-def _hidden(schema: str, tables: tuple[str, ...]) -> Steps[list[str]]:
-    hidden = []
-    for table in tables:
-        at = quote_text(f"{quote_name(schema)}.{quote_name(table)}")
-        ((is_hidden,),) = yield _made(_IS_HIDDEN, schema, table, text=at)
-        if is_hidden:
-            hidden.append(table)
-    return hidden
-
-
 def _add(schema: str, existing: str | None) -> Steps[bool]:
-    if (yield from _has_tenants(schema)):
+    found = yield from layers(schema)
+    if TENANTS in found:
         return False
     if existing is None:
         yield from _require_no_rows(schema)
@@ -133,12 +107,14 @@ def _add(schema: str, existing: str | None) -> Steps[bool]:
     for table in _tables(schema):
         yield _made(_ADD_COLUMN, schema, table.name, existing=quote_text(existing or ""))
         yield _made(_FILL_IN, schema, table.name, check=quote_name(f"chk_{table.name}_tenant"))
-        for each in _keyed(table, _NEW_KEY, TENANT_COLUMN):
+        for each in _keyed(table, _NEW_KEY, TENANTS.column):
             yield Query(each)
         for sql in _SECURE:
             yield _made(sql, schema, table.name)
         if existing is not None:
             yield _made(_LOOK_AT, schema, table.name)
+    if CHAIN in found:
+        yield from remake_chain_function(schema, of_tenant=True)
     return True
 
 
@@ -152,7 +128,8 @@ def _require_no_rows(schema: str) -> Steps[None]:
 
 
 def _remove(schema: str) -> Steps[bool]:
-    if not (yield from _has_tenants(schema)):
+    found = yield from layers(schema)
+    if TENANTS not in found:
         return False
     tenants = yield from seeing_all(schema, TENANT_TABLES, _some_tenants(schema))
     if len(tenants) > 1:
@@ -165,6 +142,8 @@ def _remove(schema: str) -> Steps[bool]:
         for each in _keyed(table, _KEY):
             yield Query(each)
     yield _made(_NO_LONGER_REQUIRED, schema)
+    if CHAIN in found:
+        yield from remake_chain_function(schema, of_tenant=False)
     return True
 
 
@@ -174,11 +153,6 @@ def _some_tenants(schema: str) -> Steps[list[str]]:
         ((first, last),) = yield _made(_TENANTS, schema, table)
         found |= {first, last} - {None}
     return sorted(found)
-
-
-def _has_tenants(schema: str) -> Steps[bool]:
-    ((has,),) = yield Query(_HAS_TENANTS, (quote_name(schema), TENANT_COLUMN))
-    return bool(has)
 
 
 def _tables(schema: str) -> list[sa.Table]:
