@@ -1,5 +1,7 @@
 """Tables are given tenants, and lose them again, whatever is in them and whoever owns them."""
 
+import asyncio
+
 import psycopg
 import pytest
 
@@ -13,6 +15,8 @@ from k1s0_event_store import (
     TenantRequiredError,
 )
 from k1s0_event_store.config import split_url
+from k1s0_event_store.postgres.chain import add_chain
+from k1s0_event_store.postgres.chain_reading import PostgresChain
 from k1s0_event_store.postgres.rebase import rebase
 from k1s0_event_store.postgres.rights import Role, grant
 from k1s0_event_store.postgres.schema import (
@@ -216,3 +220,42 @@ def test_roles_are_granted_on_tables_with_tenants_as_on_others(tenants_owner_dsn
     with make_engine(tenants_owner_dsn).begin() as connection:
         grant(connection, ["writer"], split_url(app).netloc.partition(":")[0])
     fill(EventStoreConfig(dsn=app, tenant="acme"))
+
+
+@pytest.mark.parametrize("first", ["tenants", "chain"])
+def test_tenants_and_the_chain_are_given_in_any_order(event_store_dsn, make_engine, make_role, first):
+    owner = make_role(event_store_dsn, [Role.OWNER])
+    app = make_role(event_store_dsn, APP)
+    acme, beta = (EventStoreConfig(dsn=app, tenant=tenant) for tenant in ("acme", "beta"))
+    fill(EventStoreConfig(dsn=event_store_dsn))
+    with make_engine(owner).begin() as connection:
+        if first == "chain":
+            add_chain(connection)
+        add_tenants(connection, existing="acme")
+    for config in (acme, beta):
+        fill(config)
+        fill(config)
+    if first == "tenants":
+        with make_engine(owner).begin() as connection:
+            assert add_chain(connection) == 5
+    for config in (acme, beta):
+        fill(config)
+        assert broken(config) == []
+    with psycopg.connect(event_store_dsn) as connection:
+        connection.execute("DELETE FROM eventstore.streams WHERE tenant_id = 'beta'")
+        connection.execute("ALTER TABLE eventstore.events DISABLE TRIGGER trigger_events_append_only")
+        connection.execute("DELETE FROM eventstore.events WHERE tenant_id = 'beta'")
+        connection.execute("ALTER TABLE eventstore.events ENABLE TRIGGER trigger_events_append_only")
+    with make_engine(owner).begin() as connection:
+        remove_tenants(connection)
+    fill(EventStoreConfig(dsn=event_store_dsn))
+    assert broken(EventStoreConfig(dsn=event_store_dsn)) == []
+    assert len(loaded(EventStoreConfig(dsn=event_store_dsn))) == 5
+
+
+def broken(config):
+    async def faults():
+        async with PostgresChain(config) as chain:
+            return [fault async for fault in chain.faults()]
+
+    return asyncio.run(faults())

@@ -11,7 +11,7 @@ from typing import Annotated
 
 import typer
 
-from k1s0_event_store.cli.options import Dsn, Schema, Yes
+from k1s0_event_store.cli.options import Dsn, Schema, Yes, config_of
 from k1s0_event_store.config import DEFAULT_SCHEMA, EventStoreConfig
 from k1s0_event_store.postgres.chain import add_chain, remove_chain
 from k1s0_event_store.postgres.chain_reading import PostgresChain

@@ -78,7 +78,7 @@ _REMOVE: Final = (
 
 _PARTS: Final = statement("""
 SELECT EXISTS (SELECT FROM pg_catalog.pg_attribute AS a
-               WHERE a.attrelid = c.oid AND a.attname = 'chain' AND a.atttypid = 'bytea'::pg_catalog.regtype
+               WHERE a.attrelid = c.oid AND a.attname = 'chain' AND a.atttypid = 'bytea'::regtype
                  AND NOT a.attisdropped),
        EXISTS (SELECT FROM pg_catalog.pg_trigger AS t WHERE t.tgrelid = c.oid AND t.tgname = $2::text)
 FROM pg_catalog.pg_class AS c JOIN pg_catalog.pg_namespace AS n ON n.oid = c.relnamespace
