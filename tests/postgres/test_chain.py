@@ -331,7 +331,7 @@ def test_any_event_has_the_same_link_in_python_and_in_the_server(event_store_dsn
         connection.execute("SET extra_float_digits = -15; SET bytea_output = 'escape'")
         connection.execute("SET search_path = public; SET standard_conforming_strings = off")
 
-        @settings(max_examples=300, derandomize=True, database=None, suppress_health_check=list(HealthCheck))
+        @settings(max_examples=200, derandomize=True, database=None, suppress_health_check=list(HealthCheck))
         @given(
             st.tuples(TEXTS | ODD, TEXTS | ODD, TEXTS | ODD), st.uuids(), JSON,
             st.dictionaries(TEXTS | ODD, JSON, max_size=2), TIMES, TIMES, st.booleans(),

@@ -15,8 +15,12 @@ from k1s0_event_store.config import DEFAULT_SCHEMA, check_schema
 from k1s0_event_store.exceptions import SchemaError
 from k1s0_event_store.postgres.connection import Steps, joined_sync_runner, run_sync
 from k1s0_event_store.postgres.errors import CHAIN_BROKEN
-from k1s0_event_store.postgres.schema import CHAIN, current_revision, head_revision, take_lock
+from k1s0_event_store.postgres.schema import CHAIN, current_revision, is_before, take_lock
 from k1s0_event_store.postgres.statements import Query, quote_name, quote_text, schema_names, statement
+
+# From there on JSON is kept as the text that it is. Not the newest revision: an app's own history adds the
+# chain wherever it once did.
+_NEEDED: Final = "0005"
 
 # Volatile, so that it sees the rows that its own statement has inserted before, and what was committed
 # while the append waited for the head of the stream. Without sequential scans: the plan is kept for the
@@ -89,16 +93,13 @@ def add_chain(connection: sa.Connection, schema: str = DEFAULT_SCHEMA) -> int | 
 
     In the transaction of `connection`, with the rights of the owner. Nobody can use the events until it is
     committed, and each is written anew once. Returns how many there were; None: they are chained already.
-    Raises SchemaError for tables that are not of the newest revision, ChainBrokenError where an event is
-    missing.
+    Raises SchemaError for tables below revision 0005, ChainBrokenError where an event is missing.
     """
     runner = joined_sync_runner(connection, check_schema(schema))
     take_lock(connection, schema)
     revision = current_revision(connection, schema)
-    if revision != head_revision():
-        raise SchemaError(
-            schema, (f"the tables are at revision {revision}, a chain needs {head_revision()}",)
-        )
+    if is_before(revision, _NEEDED):
+        raise SchemaError(schema, (f"the tables are at revision {revision}, a chain needs {_NEEDED}",))
     return run_sync(runner, _add(schema))
 
 

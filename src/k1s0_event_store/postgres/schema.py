@@ -88,6 +88,11 @@ def head_revision() -> str:
     return str(_revisions()[-1].revision)
 
 
+def is_before(revision: str, other: str) -> bool:
+    """True if tables at `revision` lack what `other` makes; raises ConfigurationError for unknown ones."""
+    return _index(revision) < _index(other)
+
+
 def upgrade(op: Operations | Any, schema: str = DEFAULT_SCHEMA, to: str = HEAD) -> None:
     """Bring our tables up to revision `to`, from an app's Alembic revision: `upgrade(op, to="0001")`.
 
