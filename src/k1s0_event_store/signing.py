@@ -21,13 +21,13 @@ class PublicKey:
     def from_pem(cls, pem: bytes) -> Self:
         """Raises ConfigurationError for anything but a public Ed25519 key."""
         _check_available()
-        from cryptography.exceptions import UnsupportedAlgorithm
+        from cryptography.exceptions import InternalError, UnsupportedAlgorithm
         from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PublicKey
         from cryptography.hazmat.primitives.serialization import load_pem_public_key
 
         try:
             key = load_pem_public_key(pem)
-        except (ValueError, UnsupportedAlgorithm) as exc:
+        except (ValueError, UnsupportedAlgorithm, InternalError) as exc:
             raise ConfigurationError("this is no public key in PEM") from exc
         if not isinstance(key, Ed25519PublicKey):
             raise ConfigurationError("this is a public key of another kind: Ed25519 is needed")
@@ -73,13 +73,14 @@ class PrivateKey:
     def from_pem(cls, pem: bytes) -> Self:
         """Raises ConfigurationError for anything but a private Ed25519 key without a password."""
         _check_available()
-        from cryptography.exceptions import UnsupportedAlgorithm
+        from cryptography.exceptions import InternalError, UnsupportedAlgorithm
         from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
         from cryptography.hazmat.primitives.serialization import load_pem_private_key
 
         try:
             key = load_pem_private_key(pem, password=None)
-        except (ValueError, TypeError, UnsupportedAlgorithm) as exc:
+        # InternalError: a key of another kind that has a wrong length.
+        except (ValueError, TypeError, UnsupportedAlgorithm, InternalError) as exc:
             raise ConfigurationError("this is no private key in PEM, or it needs a password") from exc
         if not isinstance(key, Ed25519PrivateKey):
             raise ConfigurationError("this is a private key of another kind: Ed25519 is needed")

@@ -108,7 +108,7 @@ def signed_heads(data):
     """A file of signed heads: only what the key has signed is a head, and it is written as it was read."""
     for number, found in read_heads(io.BytesIO(data), _KEY.public):
         if isinstance(found, Head):
-            assert found.line() + b"\n" == data.splitlines(keepends=True)[number - 1]
+            assert found.line() == data.split(b"\n")[number - 1]
             assert found.is_signed_with(_KEY.public)
         else:
             assert len(found.problem) < 1_000

@@ -396,7 +396,7 @@ async def test_no_event_ever_comes_at_or_below_a_settled_position(event_store, c
     dice, done, seen = random.Random(seed), asyncio.Event(), []
 
     async def write(writer, dice):
-        for number in range(40):
+        for number in range(25):
             stream = StreamId("order", f"{writer}-{number % 3}")
             async with AsyncSession(event_store.bind) as session:
                 if dice.random() < 0.3:

@@ -16,7 +16,7 @@ from k1s0_event_store.exceptions import SchemaError
 from k1s0_event_store.postgres.connection import Steps, joined_sync_runner, run_sync
 from k1s0_event_store.postgres.errors import CHAIN_BROKEN
 from k1s0_event_store.postgres.row_security import seeing_all
-from k1s0_event_store.postgres.schema import CHAIN, TENANTS, layers, require_newest, take_lock
+from k1s0_event_store.postgres.schema import CHAIN, LAYERS_NEED, TENANTS, layers, require_revision, take_lock
 from k1s0_event_store.postgres.statements import Query, quote_name, quote_text, schema_names, statement
 
 # Volatile, so that it sees the rows that its own statement has inserted before, and what was committed
@@ -90,12 +90,11 @@ def add_chain(connection: sa.Connection, schema: str = DEFAULT_SCHEMA) -> int | 
 
     In the transaction of `connection`, with the rights of the owner. Nobody can use the events until it is
     committed, and each is written anew once. Returns how many there were; None: they are chained already.
-    Raises SchemaError for tables that are not of the newest revision, ChainBrokenError where an event is
-    missing.
+    Raises SchemaError for tables below revision 0005, ChainBrokenError where an event is missing.
     """
     runner = joined_sync_runner(connection, check_schema(schema))
     take_lock(connection, schema)
-    require_newest(connection, schema)
+    require_revision(connection, schema, LAYERS_NEED)
     return run_sync(runner, _add(schema))
 
 

@@ -59,6 +59,9 @@ TENANTS: Final = Layer(
     "row-level security for tenants", "k1s0-event-store tenants remove", "events", "tenant_id", "text"
 )
 _LAYERS: Final = (CHAIN, TENANTS)
+# From there on JSON is kept as the text that it is. Not the newest revision: an app's own history adds a
+# layer wherever it once did.
+LAYERS_NEED: Final = "0005"
 TENANT_TABLES: Final = tuple(table for table in TABLES if table != "cluster")
 """Each of them has the column, where events have it."""
 
@@ -131,11 +134,11 @@ def downgrade(op: Operations | Any, schema: str = DEFAULT_SCHEMA, to: str = BASE
         _record(connection, schema, target)
 
 
-def require_newest(connection: sa.Connection, schema: str) -> None:
-    """Raise SchemaError unless our tables are at the newest revision."""
+def require_revision(connection: sa.Connection, schema: str, least: str) -> None:
+    """Raise SchemaError where our tables are below a revision."""
     current = current_revision(connection, schema)
-    if current != head_revision():
-        raise SchemaError(schema, (f"the tables are at revision {current}, not {head_revision()}",))
+    if _index(current) < _index(least):
+        raise SchemaError(schema, (f"the tables are at revision {current}, below {least}",))
 
 
 def upgrade_database(connection: sa.Connection, schema: str = DEFAULT_SCHEMA, to: str = HEAD) -> None:
@@ -189,7 +192,7 @@ def _layers(connection: sa.Connection, schema: str) -> list[Layer]:
 
 def layers(schema: str) -> Steps[list[Layer]]:
     """The same, in steps."""
-    return list(_layers_of((yield from _columns(schema))))
+    return list(_layers_of((yield from columns_of(schema))))
 
 
 def _layers_of(columns: Mapping[tuple[str, str], str]) -> Iterator[Layer]:
@@ -273,7 +276,7 @@ JOIN pg_policy AS p ON p.polrelid = c.oid
 WHERE n.nspname = $1::text AND p.polname = 'tenants' AND c.relrowsecurity AND c.relforcerowsecurity""")
 
 
-def _columns(schema: str) -> Steps[dict[tuple[str, str], str]]:
+def columns_of(schema: str) -> Steps[dict[tuple[str, str], str]]:
     """The types of all columns, by table and name."""
     # Where the session has a temporary type of that name, the schema is told.
     return {
@@ -283,7 +286,7 @@ def _columns(schema: str) -> Steps[dict[tuple[str, str], str]]:
 
 def validate(schema: str, tenant: str | None = None) -> Steps[None]:
     """Compare the live tables with what this code expects; raises SchemaError with every difference."""
-    columns = yield from _columns(schema)
+    columns = yield from columns_of(schema)
     indexes = {tuple(row) for row in (yield Command(_INDEXES, (schema,)))}
     triggers = {tuple(row) for row in (yield Command(_ENABLED_TRIGGERS, (schema,)))}
     problems: list[str] = []

@@ -20,7 +20,16 @@ from k1s0_event_store.postgres.connection import Steps, joined_sync_runner, run_
 from k1s0_event_store.postgres.errors import TENANT_REQUIRED
 from k1s0_event_store.postgres.models import metadata_for
 from k1s0_event_store.postgres.row_security import seeing_all
-from k1s0_event_store.postgres.schema import CHAIN, TENANT_TABLES, TENANTS, layers, require_newest, take_lock
+from k1s0_event_store.postgres.schema import (
+    CHAIN,
+    LAYERS_NEED,
+    TENANT_TABLES,
+    TENANTS,
+    columns_of,
+    layers,
+    require_revision,
+    take_lock,
+)
 from k1s0_event_store.postgres.statements import (
     TENANT_SETTING,
     Query,
@@ -32,7 +41,7 @@ from k1s0_event_store.postgres.statements import (
 
 # Not where the setting is missing: then this raises, and nothing is seen or written.
 _REQUIRED: Final = f"""
-CREATE FUNCTION {{schema}}.tenant_required() RETURNS pg_catalog.text LANGUAGE plpgsql STABLE PARALLEL SAFE
+CREATE OR REPLACE FUNCTION {{schema}}.tenant_required() RETURNS pg_catalog.text LANGUAGE plpgsql STABLE PARALLEL SAFE
 SET search_path = pg_catalog, pg_temp AS $$
 BEGIN
     RAISE EXCEPTION 'no tenant is set in this transaction' USING ERRCODE = '{TENANT_REQUIRED}',
@@ -72,18 +81,18 @@ _TENANTS: Final = "SELECT min(tenant_id), max(tenant_id) FROM {table}"
 def add_tenants(
     connection: sa.Connection, schema: str = DEFAULT_SCHEMA, *, existing: str | None = None
 ) -> bool:
-    """Make our tables keep tenants apart; False if they did already.
+    """Make those of our tables that are there keep tenants apart; False if they did already.
 
     In the transaction of `connection`, with the rights of the owner; async: `await connection.run_sync(...)`.
     All keys are built anew, and nobody reads or writes meanwhile. `existing` is the tenant of the rows that
-    are there. From then on every store needs a tenant (`EventStoreConfig.tenant`). Raises SchemaError unless
-    the tables are at the newest revision, ConfigurationError where there are rows and nobody says whose.
+    are there. From then on every store needs a tenant (`EventStoreConfig.tenant`). Raises SchemaError for
+    tables below revision 0005, ConfigurationError where there are rows and nobody says whose.
     """
     if existing is not None:
         check_tenant(existing)
     runner = joined_sync_runner(connection, check_schema(schema))
     take_lock(connection, schema)
-    require_newest(connection, schema)
+    require_revision(connection, schema, LAYERS_NEED)
     return run_sync(runner, _add(schema, existing))
 
 
@@ -98,32 +107,41 @@ def remove_tenants(connection: sa.Connection, schema: str = DEFAULT_SCHEMA) -> b
 
 
 def _add(schema: str, existing: str | None) -> Steps[bool]:
-    found = yield from layers(schema)
-    if TENANTS in found:
-        return False
+    columns = yield from columns_of(schema)
+    there = {table for table, _ in columns}
+    tables = [
+        table
+        for table in _tables(schema)
+        if table.name in there and (table.name, TENANTS.column) not in columns
+    ]
     if existing is None:
-        yield from _require_no_rows(schema)
-    yield _made(_REQUIRED, schema)
-    for table in _tables(schema):
-        yield _made(_ADD_COLUMN, schema, table.name, existing=quote_text(existing or ""))
-        yield _made(_FILL_IN, schema, table.name, check=quote_name(f"chk_{table.name}_tenant"))
-        for each in _keyed(table, _NEW_KEY, TENANTS.column):
-            yield Query(each)
-        for sql in _SECURE:
-            yield _made(sql, schema, table.name)
-        if existing is not None:
-            yield _made(_LOOK_AT, schema, table.name)
-    if CHAIN in found:
+        yield from _require_no_rows(schema, tables)
+    if tables:
+        yield _made(_REQUIRED, schema)
+    for table in tables:
+        yield from _keep_apart(schema, table, existing)
+    if (CHAIN.table, CHAIN.column) in columns:
         yield from remake_chain_function(schema, of_tenant=True)
-    return True
+    return bool(tables)
 
 
-def _require_no_rows(schema: str) -> Steps[None]:
-    for table in TENANT_TABLES:
-        ((is_filled,),) = yield _made(_ANY_ROW, schema, table)
+def _keep_apart(schema: str, table: sa.Table, existing: str | None) -> Steps[None]:
+    yield _made(_ADD_COLUMN, schema, table.name, existing=quote_text(existing or ""))
+    yield _made(_FILL_IN, schema, table.name, check=quote_name(f"chk_{table.name}_tenant"))
+    for each in _keyed(table, _NEW_KEY, TENANTS.column):
+        yield Query(each)
+    for sql in _SECURE:
+        yield _made(sql, schema, table.name)
+    if existing is not None:
+        yield _made(_LOOK_AT, schema, table.name)
+
+
+def _require_no_rows(schema: str, tables: list[sa.Table]) -> Steps[None]:
+    for table in tables:
+        ((is_filled,),) = yield _made(_ANY_ROW, schema, table.name)
         if is_filled:
             raise ConfigurationError(
-                f"there are rows in {table} already: say whose they are (existing=..., --existing)"
+                f"there are rows in {table.name} already: say whose they are (existing=..., --existing)"
             )
 
 
