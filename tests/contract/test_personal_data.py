@@ -164,6 +164,15 @@ class PersonalDataContract:
         await SubscriptionRunner(store, storage, subscriptions).run_until_caught_up()
         assert seen == [ANN, ANN]
 
+    async def test_what_was_stored_before_its_field_was_marked_stays_as_it_is(self, typed, store, keys):
+        unmarked = ANN.model_dump(mode="json")
+        await store.append(
+            HOUSE, [EventEnvelope(HOUSE, "customer.moved_in", unmarked, {"schema_version": 2})]
+        )
+        await typed.append(HOUSE, [ANN])
+        await keys.forget("c-ann")
+        assert await self.read_in_every_way(typed) == [ANN, FORGOTTEN_ANN]
+
     @pytest.mark.parametrize("park", [True, False])
     async def test_what_is_noted_of_a_failure_does_not_quote_personal_data(
         self, typed, store, storage, keys, park

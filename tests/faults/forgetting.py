@@ -3,7 +3,7 @@
 import io
 import logging
 from base64 import b64encode
-from contextlib import asynccontextmanager, contextmanager
+from contextlib import asynccontextmanager, contextmanager, suppress
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Annotated, Any
@@ -100,6 +100,10 @@ async def note(event, session):
     )
 
 
+def names(found):
+    return {event.payload.guest_id: event.payload.name for event in found}
+
+
 def with_guest(guests, event):
     return guests | {event.payload.guest_id: event.payload.name}
 
@@ -154,20 +158,14 @@ class Hotel:
 
     async def read(self):
         """The guests' names, which are the same in every way of reading."""
-        loaded = {e.payload.guest_id: e.payload.name for e in await self.typed.load(STAY)}
-        assert loaded == {e.payload.guest_id: e.payload.name async for e in self.typed.stream(STAY)}
+        loaded = names(await self.typed.load(STAY))
+        assert loaded == names([event async for event in self.typed.stream(STAY)])
         assert loaded == (await self.stays.load("s-1")).guests
-        replay = await self.typed.replay(
-            STAY, lambda state, e: state | {e.payload.guest_id: e.payload.name}, {}
-        )
-        assert loaded == replay.state
+        assert loaded == (await self.typed.replay(STAY, with_guest, {})).state
         return loaded
 
     async def read_feed(self):
-        guests = {}
-        async for event in self.typed.read_all(event_types=[CheckedIn]):
-            guests = with_guest(guests, event)
-        return guests
+        return names([event async for event in self.typed.read_all(event_types=[CheckedIn])])
 
     async def tell_forgotten(self, guest_id):
         """Store the event that has a guest forgotten, and have it done."""
@@ -249,8 +247,12 @@ def _rows(connection: psycopg.Connection, schema: str, table: str) -> bytes:
 
 def files_with(folder: Path, secret: bytes) -> set[str]:
     """The files of a cluster in which these bytes stand, by what they are: "pg_wal", "base", ..."""
-    files = (path for path in folder.rglob("*") if path.is_file())
-    return {path.relative_to(folder).parts[0] for path in files if secret in path.read_bytes()}
+    found = set()
+    for path in folder.rglob("*"):
+        with suppress(FileNotFoundError):  # the server has thrown it away meanwhile
+            if path.is_file() and secret in path.read_bytes():
+                found.add(path.relative_to(folder).parts[0])
+    return found
 
 
 async def pages_of(dsn: str) -> bytes:

@@ -40,6 +40,7 @@ from .forgetting import (
     has_replayed,
     hotel,
     listening,
+    names,
     note,
     pages_of,
     prepared_server,
@@ -306,10 +307,6 @@ async def test_a_transaction_with_a_snapshot_from_before_reads_it_until_it_ends(
                 assert names(await typed.load(STAY)) == NAMES
                 await connection.rollback()
                 assert names(await typed.load(STAY)) == FORGOTTEN
-
-
-def names(loaded):
-    return {event.payload.guest_id: event.payload.name for event in loaded}
 
 
 async def test_a_standby_that_lags_reads_it_until_it_has_replayed_the_forgetting():
