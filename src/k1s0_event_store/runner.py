@@ -225,8 +225,10 @@ class SubscriptionRunner:
                 tasks.append(watching)
                 for task in tasks:
                     task.cancel()
-                await asyncio.gather(*tasks, return_exceptions=True)
-                self._groups = self._new_groups()
+                try:
+                    await asyncio.gather(*tasks, return_exceptions=True)
+                finally:  # this wait may be cancelled, too; the old ones would count as caught up
+                    self._groups = self._new_groups()
 
     def stop(self) -> None:
         """Let `run` end after the pages in hand; safe to call from a signal handler of the event loop."""

@@ -448,12 +448,28 @@ def test_every_room_of_the_package_is_in_the_drawings():
                 assert path.name in drawings
 
 
-def test_every_test_that_a_guarantee_names_exists():
+def tests_named_in(page):
+    return set(re.findall(r"`(test_\w+|Test\w+)`", read(page)))
+
+
+def test_every_test_that_a_page_names_exists():
     sources = [*ROOT.glob("tests/**/*.py"), *ROOT.glob("src/k1s0_event_store/testing/*contract.py")]
-    defined = set(re.findall(r"def (test_\w+)\(", "".join(read(path) for path in sources)))
-    named = set(re.findall(r"`(test_\w+)`", read(ROOT / "docs/guarantees.md")))
-    assert len(named) > 30
-    assert named - defined == set()
+    defined = set(re.findall(r"(?:def|class) (\w+)\(", "".join(read(path) for path in sources)))
+    for page in ROOT.glob("docs/*.md"):
+        assert tests_named_in(page) - defined == set(), page
+    assert len(tests_named_in(ROOT / "docs/guarantees.md")) > 150
+
+
+def test_what_is_promised_under_faults_is_among_the_guarantees():
+    promised = tests_named_in(ROOT / "docs/faults.md")
+    assert promised
+    assert promised - tests_named_in(ROOT / "docs/guarantees.md") == set()
+
+
+def test_every_row_of_the_guarantees_names_a_test():
+    rows = re.findall(r"^\| (?!-|guarantee|promise).*$", read(ROOT / "docs/guarantees.md"), re.MULTILINE)
+    assert len(rows) > 100
+    assert [row for row in rows if not re.search(r"`[Tt]est_?\w+`", row)] == []
 
 
 def test_the_table_of_errors_has_all_of_them_and_says_which_may_be_retried():

@@ -37,15 +37,20 @@ class _Counted(Coroutine):
 
 
 class Interruption:
-    """Cancels the task of `work` at suspension `nth`; `in_all`: also those of tasks it makes are counted."""
+    """Cancels the task of `work` at suspension `nth`.
 
-    def __init__(self, nth, moment, in_all=False):
+    `in_all`: those of tasks that it makes are counted, too. `twice`: once more at its next suspension,
+    while it cleans up.
+    """
+
+    def __init__(self, nth, moment, in_all=False, twice=False):
         self._nth = nth
         self._moment = moment
         self._in_all = in_all
+        self._twice = twice
         self._counted = 0
         self._task = None
-        self.happened = False
+        self.happened = self._happened_again = False
 
     async def run(self, work):
         """The answer of `work`; where it is cancelled nothing, and `happened` is True."""
@@ -65,7 +70,8 @@ class Interruption:
 
     def count(self, awaited):
         self._counted += 1
-        if self._counted == self._nth:
+        if self._counted == self._nth or (self._twice and self.happened and not self._happened_again):
+            self._happened_again = self.happened
             if self._moment is Moment.AT_ONCE or not hasattr(awaited, "add_done_callback"):
                 self._cancel()
             else:
@@ -73,13 +79,14 @@ class Interruption:
         return awaited
 
     def _cancel(self, _done=None):
-        self.happened = self._task.cancel()
+        self.happened = self._task.cancel() or self.happened
 
     def _make_task(self, loop, coroutine, **options):
         return asyncio.Task(_Counted(coroutine, self), loop=loop, **options)
 
     def __str__(self):
-        return f"at suspension {self._nth}, {self._moment.value}"
+        again = ", and again while it cleans up" if self._happened_again else ""
+        return f"at suspension {self._nth}, {self._moment.value}{again}"
 
 
 def interruptions(step=1, **options):

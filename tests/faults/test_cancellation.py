@@ -149,14 +149,21 @@ async def on_psycopg(config):
 
 
 @asynccontextmanager
-async def on_a_sessionmaker(config):
-    async with app_engine(config, "asyncpg") as engine:
+async def on_a_sessionmaker(config, driver="asyncpg"):
+    async with app_engine(config, driver) as engine:
         yield PostgresEventStore(bind=async_sessionmaker(engine)), engine
 
 
-STAND_ALONE = [alone, coalescing, on_psycopg, *([behind_a_pooler, on_a_sessionmaker] if is_long() else [])]
+def on_a_sessionmaker_of_psycopg(config):
+    return on_a_sessionmaker(config, "psycopg")
+
+
+STAND_ALONE = [alone, coalescing, on_psycopg]
+if is_long():
+    STAND_ALONE += [behind_a_pooler, on_a_sessionmaker, on_a_sessionmaker_of_psycopg]
 STRIDE = 1 if is_long() else 7
 """Of the awaits of a runner and its tasks every so many are taken."""
+ONCE_OR_TWICE = pytest.mark.parametrize("twice", [False, True] if is_long() else [False])
 
 
 OTHERS = {
@@ -174,9 +181,9 @@ def test_every_public_method_has_a_case(calls):
     assert calls.differences() == set()
 
 
-async def cancel_everywhere(case, world, called, pool):
+async def cancel_everywhere(case, world, called, pool, **options):
     """Run a case once for each of its suspensions and moments."""
-    for interruption in interruptions():
+    for interruption in interruptions(**options):
         world.begin_anew()
         steps = case(world, called)
         call = await anext(steps)
@@ -208,6 +215,14 @@ async def test_a_call_that_is_cancelled_anywhere_does_all_or_nothing(world, sql,
     await nothing_is_open(sql)
 
 
+@pytest.mark.parametrize("kind", STAND_ALONE if is_long() else [alone, on_psycopg])
+@pytest.mark.parametrize("name", ALONE if is_long() else ["append-2", "import_batch-1", "read_all-1"])
+async def test_a_second_cancellation_while_it_cleans_up_changes_nothing_of_that(world, sql, kind, name):
+    async with kind(world.config) as (called, bind):
+        await cancel_everywhere(ALONE[name], world, called, bind.pool, twice=True)
+    await nothing_is_open(sql)
+
+
 @pytest.mark.parametrize(
     ("attribute", "name"),
     [(attribute, name) for attribute, calls in OTHERS.items() for name in calls.named()],
@@ -222,10 +237,13 @@ async def project(event, session):
     await session.execute(text("INSERT INTO ledger VALUES (:n)"), {"n": event.version})
 
 
-async def test_a_runner_that_is_cancelled_anywhere_leaves_nothing_and_has_every_effect_once(world, sql):
+@ONCE_OR_TWICE
+async def test_a_runner_that_is_cancelled_anywhere_leaves_nothing_and_has_every_effect_once(
+    world, sql, twice
+):
     sql("CREATE TABLE ledger (number integer)")
     await world.store.append(StreamId("seen", "1"), new_events(StreamId("seen", "1"), 5))
-    for interruption in interruptions(STRIDE, in_all=True):
+    for interruption in interruptions(STRIDE, in_all=True, twice=twice):
         world.begin_anew()
         sql("TRUNCATE ledger")
         projection = Projection(world.stream.aggregate_id, project, aggregate_types=["seen"])
@@ -263,13 +281,14 @@ WITHIN = {
 
 @pytest.mark.parametrize("driver", ["asyncpg", "psycopg"])
 @pytest.mark.parametrize("name", WITHIN)
-async def test_a_callers_transaction_is_whole_or_says_that_it_is_not(world, sql, driver, name):
+@ONCE_OR_TWICE
+async def test_a_callers_transaction_is_whole_or_says_that_it_is_not(world, sql, driver, name, twice):
     kind, case = WITHIN[name]
     sql("CREATE TABLE ledger (number integer)")
     async with AsyncExitStack() as stack:
         engine = await stack.enter_async_context(app_engine(world.config, driver))
         options = {"wrapping": WRAPPING} if kind is PostgresKeyStore else {}
-        for number, interruption in enumerate(interruptions()):
+        for number, interruption in enumerate(interruptions(twice=twice)):
             world.begin_anew()
             async with AsyncSession(engine) as session:
                 world.session = session

@@ -4,7 +4,7 @@ import os
 import random
 import shutil
 import subprocess
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
 from tempfile import TemporaryDirectory
 
@@ -17,6 +17,8 @@ from k1s0_event_store import (
     EventStoreConfig,
     EventStoreError,
     InMemoryEventStore,
+    OutcomeUnknownError,
+    StoreUnavailableError,
     StreamId,
 )
 from k1s0_event_store.testing.contract import events_of, read_pages, versions
@@ -34,6 +36,8 @@ STORES = pytest.mark.parametrize("open_store", [async_store, blocking_store])
 pytestmark = pytest.mark.xdist_group("small disks")
 MOST = 2_000
 """Appends until the disk is full: more would be one that never is."""
+ENDS = 10
+"""Of the server, after there is room."""
 
 
 @contextmanager
@@ -135,6 +139,15 @@ async def append_until_it_is_full(store, count):
     raise AssertionError("it is never full")
 
 
+async def repeated(disk, store, work):
+    """The answer of `work` once there is room. A server that lacked it may answer a moment before it ends."""
+    for _ in range(ENDS):
+        await disk.until_up(store)
+        with suppress(StoreUnavailableError, OutcomeUnknownError):
+            return await work()
+    raise AssertionError("the server ends again and again although there is room")
+
+
 def says_so(error, disk):
     """The server has told, or has ended: without its WAL it cannot go on."""
     assert error.retryable, error
@@ -157,9 +170,12 @@ async def test_what_was_acknowledged_before_the_disk_was_full_is_there_and_nothi
         if disk.kind == DATA:
             assert await store.load(failed[0].stream_id) == []
         disk.make_room()
-        await disk.until_up(store)
-        assert len(await store.load(failed[0].stream_id)) in (0, count)
-        assert await store.append(failed[0].stream_id, failed, 0) == count
+
+        async def append_again():
+            assert len(await store.load(failed[0].stream_id)) in (0, count)
+            return await store.append(failed[0].stream_id, failed, 0)
+
+        assert await repeated(disk, store, append_again) == count
         for number in range(acknowledged + 1):
             stored = await store.load(StreamId("order", f"o-{number}"))
             assert versions(stored) == list(range(1, count + 1))
@@ -183,7 +199,10 @@ async def test_an_import_that_fills_the_disk_stores_nothing_and_can_be_repeated(
             await store.import_batch(batch)
         says_so(failed.value, disk)
         disk.make_room()
-        await disk.until_up(store)
-        assert [event async for event in store.read_all()] == []
-        assert await store.import_batch(batch) == len(batch)
+
+        async def import_again():
+            assert [event async for event in store.read_all()] == []
+            return await store.import_batch(batch)
+
+        assert await repeated(disk, store, import_again) == len(batch)
         assert await store.import_batch(batch) == 0

@@ -147,6 +147,37 @@ async def test_run_ends_with_stop(store, storage):
     assert (status.caught_up, status.partitions[0].owner) == (True, None)
 
 
+async def test_a_run_that_is_cancelled_while_it_ends_leaves_a_runner_that_can_be_used_again(
+    store, storage, monkeypatch
+):
+    handled, ending = [], asyncio.Event()
+
+    async def ends_late():
+        try:
+            await asyncio.Event().wait()
+        finally:
+            ending.set()
+            await asyncio.Event().wait()
+
+    async def count(event, session=None):
+        handled.append(event.version)
+
+    runner = runner_of(store, storage, Projection("totals", count))
+    await append(store)
+    with monkeypatch.context() as patched:
+        patched.setattr(runner.watch, "run", ends_late)
+        task = asyncio.create_task(runner.run())
+        await eventually(lambda: handled == [1])
+        runner.stop()
+        await ending.wait()
+        task.cancel()
+        await asyncio.wait([task])
+        assert task.cancelled()
+    await append(store)
+    await asyncio.wait_for(runner.run_until_caught_up(), 60)
+    assert handled == [1, 2]
+
+
 async def test_a_run_that_is_cancelled_gives_its_leases_back(store, storage):
     runner = runner_of(store, storage, Projection("a", handle, partitions=3))
     task = asyncio.create_task(runner.run())
