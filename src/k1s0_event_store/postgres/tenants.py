@@ -41,8 +41,8 @@ from k1s0_event_store.postgres.statements import (
 
 # Not where the setting is missing: then this raises, and nothing is seen or written.
 _REQUIRED: Final = f"""
-CREATE OR REPLACE FUNCTION {{schema}}.tenant_required() RETURNS pg_catalog.text LANGUAGE plpgsql STABLE PARALLEL SAFE
-SET search_path = pg_catalog, pg_temp AS $$
+CREATE OR REPLACE FUNCTION {{schema}}.tenant_required() RETURNS pg_catalog.text
+LANGUAGE plpgsql STABLE PARALLEL SAFE SET search_path = pg_catalog, pg_temp AS $$
 BEGIN
     RAISE EXCEPTION 'no tenant is set in this transaction' USING ERRCODE = '{TENANT_REQUIRED}',
         HINT = 'SELECT set_config(''{TENANT_SETTING}'', tenant, true) comes first.';
