@@ -291,6 +291,76 @@ def on_a_lease(method):
     return add
 
 
+async def partition_of(storage, lease):
+    (status,) = await storage.statuses(lease.name)
+    return status.partitions[0]
+
+
+async def is_free(storage, lease):
+    return (await partition_of(storage, lease)).owner is None
+
+
+async def has_no_parked(storage, lease):
+    return await storage.parked(lease.name) == []
+
+
+async def has_one_to_retry(storage, lease):
+    return len(await storage.to_retry(lease)) == 1
+
+
+async def has_failed(storage, lease):
+    return (await partition_of(storage, lease)).error == "no"
+
+
+async def works(storage, lease):
+    return [one.active for one in await storage.beat(lease.name, 1, "w", 60)] == [True]
+
+
+async def rests(storage, lease):
+    return not await works(storage, lease)
+
+
+async def nothing(_world, _storage, _lease):
+    pass
+
+
+async def with_a_parked_event(world, _storage, lease):
+    await world.park(lease)
+
+
+async def paused(_world, storage, lease):
+    await storage.pause(lease.name)
+
+
+def repeated(method, call, is_done, begin=nothing):
+    """A case of a call that may be made again, done or not, and then is done."""
+
+    @on_a_lease(method)
+    async def case(world, storage, lease):
+        await begin(world, storage, lease)
+        yield call(storage, lease)
+        await call(storage, lease)
+        assert await is_done(storage, lease)
+
+
+repeated("release", lambda storage, lease: storage.release(lease), is_free)
+repeated("leave", lambda storage, lease: storage.leave(lease.name, 1, "w"), is_free)
+repeated("unpark", lambda storage, lease: storage.unpark(lease, LONG, 1), has_no_parked, with_a_parked_event)
+repeated(
+    "drop_parked", lambda storage, lease: storage.drop_parked(lease.name), has_no_parked, with_a_parked_event
+)
+repeated("reset", lambda storage, lease: storage.reset(lease.name), has_no_parked, with_a_parked_event)
+repeated(
+    "retry_parked",
+    lambda storage, lease: storage.retry_parked(lease.name),
+    has_one_to_retry,
+    with_a_parked_event,
+)
+repeated("fail", lambda storage, lease: storage.fail(lease, "no", False), has_failed)
+repeated("pause", lambda storage, lease: storage.pause(lease.name), rests)
+repeated("resume", lambda storage, lease: storage.resume(lease.name), works, paused)
+
+
 @on_a_lease("register")
 async def register(world, storage, lease):
     yield storage.register(lease.name, 2, 1)
@@ -315,22 +385,6 @@ async def first_beat(_world, storage, lease):
 async def reload(_world, storage, lease):
     yield storage.reload(lease)
     assert (await storage.reload(lease)).token == lease.token
-
-
-@on_a_lease("release")
-async def release(_world, storage, lease):
-    yield storage.release(lease)
-    await storage.release(lease)
-    (status,) = await storage.statuses(lease.name)
-    assert status.partitions[0].owner is None
-
-
-@on_a_lease("leave")
-async def leave(_world, storage, lease):
-    yield storage.leave(lease.name, 1, "w")
-    await storage.leave(lease.name, 1, "w")
-    (status,) = await storage.statuses(lease.name)
-    assert status.partitions[0].owner is None
 
 
 @on_a_lease("save")
@@ -366,27 +420,11 @@ async def park(world, storage, lease):
     assert await storage.parked_streams(lease) == {LONG}
 
 
-@on_a_lease("unpark")
-async def unpark(world, storage, lease):
-    await world.park(lease)
-    yield storage.unpark(lease, LONG, 1)
-    await storage.unpark(lease, LONG, 1)
-    assert await storage.parked_streams(lease) == set()
-
-
 @on_a_lease("parked_streams")
 async def parked_streams(world, storage, lease):
     await world.park(lease)
     yield storage.parked_streams(lease)
     assert await storage.parked_streams(lease) == {LONG}
-
-
-@on_a_lease("retry_parked")
-async def retry_parked(world, storage, lease):
-    await world.park(lease)
-    yield storage.retry_parked(lease.name)
-    await storage.retry_parked(lease.name)
-    assert len(await storage.to_retry(lease)) == 1
 
 
 @on_a_lease("to_retry")
@@ -396,49 +434,10 @@ async def to_retry(world, storage, lease):
     assert await storage.to_retry(lease) == []
 
 
-@on_a_lease("drop_parked")
-async def drop_parked(world, storage, lease):
-    await world.park(lease)
-    yield storage.drop_parked(lease.name)
-    await storage.drop_parked(lease.name)
-    assert await storage.parked(lease.name) == []
-
-
-@on_a_lease("fail")
-async def fail(_world, storage, lease):
-    yield storage.fail(lease, "no", False)
-    await storage.fail(lease, "no", False)
-    (status,) = await storage.statuses(lease.name)
-    assert status.partitions[0].error == "no"
-
-
 @on_a_lease("live_version")
 async def live_version(_world, storage, lease):
     yield storage.live_version(lease.name)
     assert await storage.live_version(lease.name) == 1
-
-
-@on_a_lease("pause")
-async def pause(_world, storage, lease):
-    yield storage.pause(lease.name)
-    await storage.pause(lease.name)
-    assert [one.active for one in await storage.beat(lease.name, 1, "w", 60)] == [False]
-
-
-@on_a_lease("resume")
-async def resume(_world, storage, lease):
-    await storage.pause(lease.name)
-    yield storage.resume(lease.name)
-    await storage.resume(lease.name)
-    assert [one.active for one in await storage.beat(lease.name, 1, "w", 60)] == [True]
-
-
-@on_a_lease("reset")
-async def reset(world, storage, lease):
-    await world.park(lease)
-    yield storage.reset(lease.name)
-    await storage.reset(lease.name)
-    assert await storage.parked(lease.name) == []
 
 
 @on_a_lease("switch")
@@ -581,19 +580,16 @@ async def version_of(call):
     return (await call).version
 
 
-async def close_repository(world, repository):
-    await repository.transact(world.stream.aggregate_id, lambda _: None)
-    yield repository.close()
-    await repository.close()
+def closing_after(work):
+    async def case(world, repository):
+        await work(repository, world.stream.aggregate_id)
+        yield repository.close()
+        await repository.close()
+
+    return case
 
 
 for _calls in (AGGREGATES, DECIDERS):
     _calls.reads("load", lambda _world, repository: version_of(repository.load(LONG.aggregate_id)))
-AGGREGATES.of("close")(close_repository)
-
-
-@DECIDERS.of("close")
-async def close_deciders(world, repository):
-    await repository.execute(world.stream.aggregate_id, 1)
-    yield repository.close()
-    await repository.close()
+AGGREGATES.of("close")(closing_after(lambda repository, name: repository.transact(name, lambda _: None)))
+DECIDERS.of("close")(closing_after(lambda repository, name: repository.execute(name, 1)))

@@ -425,23 +425,22 @@ async def test_no_event_ever_comes_at_or_below_a_settled_position(event_store, c
         assert await chain.stretch(None, to) == stretch, f"seed {seed}, position {to}"
 
 
-async def test_on_a_standby_nothing_is_signed(event_store, chain, monkeypatch):
-    """As if it were one: an id of a transaction cannot be had there."""
-    monkeypatch.setattr(chain, "_newest", event_store._sql.feed_now)
+async def test_on_a_standby_nothing_is_signed(chain, monkeypatch):
+    """As if it were one: no id of a transaction is drawn there."""
     monkeypatch.setattr(chain, "_runner", Standby(chain._runner))
     with pytest.raises(EventStoreError, match="sign on the primary"):
         await chain.settled(1)
 
 
 class Standby:
-    """Answers as a standby: there is a newest position, and no id of its own."""
+    """Answers as a standby does."""
 
     def __init__(self, runner):
         self._runner = runner
 
     async def fetch(self, query):
         rows = await self._runner.fetch(query)
-        return [(12, None)] if "pg_is_in_recovery" in query.statement.dollar else rows
+        return [(rows[0][0], None)] if "pg_is_in_recovery" in query.statement.dollar else rows
 
 
 async def test_a_role_that_only_reads_looks_and_signs(store, chain, sql, event_store_dsn, tmp_path):
