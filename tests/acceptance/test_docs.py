@@ -448,7 +448,7 @@ def test_every_room_of_the_package_is_in_the_drawings():
                 assert path.name in drawings
 
 
-def tests_named_in(page):
+def named_tests(page):
     return set(re.findall(r"`(test_\w+|Test\w+)`", read(page)))
 
 
@@ -456,14 +456,14 @@ def test_every_test_that_a_page_names_exists():
     sources = [*ROOT.glob("tests/**/*.py"), *ROOT.glob("src/k1s0_event_store/testing/*contract.py")]
     defined = set(re.findall(r"(?:def|class) (\w+)\(", "".join(read(path) for path in sources)))
     for page in ROOT.glob("docs/*.md"):
-        assert tests_named_in(page) - defined == set(), page
-    assert len(tests_named_in(ROOT / "docs/guarantees.md")) > 150
+        assert named_tests(page) - defined == set(), page
+    assert len(named_tests(ROOT / "docs/guarantees.md")) > 150
 
 
 def test_what_is_promised_under_faults_is_among_the_guarantees():
-    promised = tests_named_in(ROOT / "docs/faults.md")
+    promised = named_tests(ROOT / "docs/faults.md")
     assert promised
-    assert promised - tests_named_in(ROOT / "docs/guarantees.md") == set()
+    assert promised - named_tests(ROOT / "docs/guarantees.md") == set()
 
 
 def test_every_row_of_the_guarantees_names_a_test():
