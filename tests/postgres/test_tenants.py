@@ -17,6 +17,7 @@ from k1s0_event_store import (
     STREAM_EXISTS,
     CloudEvents,
     ConfigurationError,
+    DuplicateEventError,
     EventEnvelope,
     InMemoryPublisher,
     PostgresEventStore,
@@ -566,3 +567,20 @@ def looked_at(node):
     if "Relation Name" not in node:
         return 0
     return node["Actual Loops"] * (node["Actual Rows"] + node.get("Rows Removed by Filter", 0))
+
+
+async def test_a_call_that_fails_leaves_its_connection_usable_for_the_next_tenant(acme):
+    async with PostgresEventStore(replace(acme, pool_size=1, max_overflow=0)) as store:
+        beta = PostgresEventStore(replace(acme, tenant="beta"), bind=store.bind)
+        placed = event(ORDER, "acme")
+        await store.append(ORDER, [placed])
+        before = await store.bind.connect()
+        process = await before.scalar(text("SELECT pg_backend_pid()"))
+        await before.close()
+        with pytest.raises(DuplicateEventError):
+            await store.append(ORDER, [event(ORDER, "acme"), placed], 1)
+        assert await beta.load(ORDER) == []
+        async with store.bind.connect() as connection:
+            assert await connection.scalar(text("SELECT pg_backend_pid()")) == process
+            raw = (await connection.get_raw_connection()).driver_connection
+            assert await raw.fetchval("SELECT current_setting('k1s0_event_store.tenant', true)") == ""

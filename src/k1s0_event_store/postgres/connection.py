@@ -41,7 +41,7 @@ from k1s0_event_store.exceptions import ConfigurationError, EventStoreError, Sto
 from k1s0_event_store.postgres.copying import copy_in, copy_in_sync
 from k1s0_event_store.postgres.errors import is_out_of_step, translate
 from k1s0_event_store.postgres.models import EventRow
-from k1s0_event_store.postgres.statements import Command, Copy, Query, entering
+from k1s0_event_store.postgres.statements import Command, Copy, Query, entering, entry
 
 T = TypeVar("T")
 Rows: TypeAlias = Sequence[Sequence[Any]]
@@ -144,6 +144,8 @@ class _Driver(Protocol):
 
     async def fetch(self, query: str, *args: Any) -> Rows: ...
 
+    async def execute(self, query: str) -> str: ...
+
     def is_closed(self) -> bool: ...
 
     def terminate(self) -> None: ...
@@ -167,11 +169,15 @@ class Translating:
 
 
 class AsyncpgPoolRunner:
-    """Each query in autocommit through the driver, under SQLAlchemy's pool: one round trip."""
+    """Each query through the driver, under SQLAlchemy's pool: in autocommit, one round trip.
 
-    def __init__(self, engine: AsyncEngine, schema: str) -> None:
+    A tenant's query has a transaction around it, to say so: three.
+    """
+
+    def __init__(self, engine: AsyncEngine, schema: str, tenant: str | None) -> None:
         self._engine = engine
         self._schema = schema
+        self._tenant = tenant
 
     async def fetch(self, query: Query) -> Rows:
         # One greenlet for checkout, query and return: each more costs as much as a short query.
@@ -182,7 +188,9 @@ class AsyncpgPoolRunner:
             raw, connection = self._checkout()
             errors.connecting = False
             try:
-                return await_only(connection.fetch(query.statement.dollar, *query.args))
+                if self._tenant is None or isinstance(query, Command):
+                    return await_only(_fetch(connection, query))
+                return await_only(self._fetch_for(self._tenant, connection, query))
             except BaseException as exc:
                 # Cancelled while a statement may be under way: nobody else gets this connection.
                 if connection.is_closed() or not isinstance(exc, Exception) or is_out_of_step(exc):
@@ -192,8 +200,20 @@ class AsyncpgPoolRunner:
             finally:
                 raw.close()
 
+    async def _fetch_for(self, tenant: str, connection: _Driver, query: Query) -> Rows:
+        try:
+            await _enter(connection, tenant, self._schema)
+            rows = await _fetch(connection, query)
+            await connection.execute("COMMIT")
+        except Exception:
+            # SQLAlchemy's pool has not heard of this transaction.
+            if not connection.is_closed():
+                await connection.execute("ROLLBACK")
+            raise
+        return rows
+
     def transaction(self) -> AbstractAsyncContextManager[AsyncRunner]:
-        return _async_transaction(self._engine, self._schema, None)
+        return _async_transaction(self._engine, self._schema, self._tenant)
 
     def _checkout(self) -> tuple[PoolProxiedConnection, _Driver]:
         """A live connection. One that died while idle is known without asking the server."""
@@ -204,6 +224,18 @@ class AsyncpgPoolRunner:
                 return raw, connection
             raw.invalidate()
             raw.close()
+
+
+async def _fetch(connection: _Driver, query: Query) -> Rows:
+    return await connection.fetch(query.statement.dollar, *query.args)
+
+
+async def _enter(connection: _Driver, tenant: str, schema: str) -> None:
+    """Begin a transaction of a tenant in one message; raises ConfigurationError."""
+    try:
+        await connection.execute(entry(tenant, schema))
+    except asyncpg.DivisionByZeroError:
+        raise not_kept_apart(tenant) from None
 
 
 class AsyncConnectionRunner:
@@ -230,8 +262,8 @@ class AsyncConnectionRunner:
             async with self._connect() as connection:
                 errors.connecting = False
                 if self._tenant is not None and not isinstance(query, Command):
-                    entry = entering(self._tenant, self._schema)
-                    check_entered(self._tenant, await _execute(connection, entry))
+                    entered = await _execute(connection, entering(self._tenant, self._schema))
+                    check_entered(self._tenant, entered)
                 if isinstance(query, Copy):
                     return ((await copy_in(connection, query),),)
                 return await _execute(connection, query)
@@ -261,8 +293,8 @@ class SyncConnectionRunner:
         with Translating(self._schema) as errors, self._connect() as connection:
             errors.connecting = False
             if self._tenant is not None and not isinstance(query, Command):
-                entry = entering(self._tenant, self._schema)
-                check_entered(self._tenant, _execute_sync(connection, entry))
+                entered = _execute_sync(connection, entering(self._tenant, self._schema))
+                check_entered(self._tenant, entered)
             if isinstance(query, Copy):
                 return ((copy_in_sync(connection, query),),)
             return _execute_sync(connection, query)
@@ -306,11 +338,16 @@ def _execute_sync(connection: Connection, query: Query) -> Rows:
 def check_entered(tenant: str, rows: Rows) -> None:
     """Refuse to work where a tenant would see and write the rows of all; raises ConfigurationError."""
     if not rows[0][1]:
-        raise ConfigurationError(
-            f"tenant {tenant!r} would not be kept apart from others: the tables do not know tenants yet "
-            "(k1s0-event-store tenants add), or this role passes by row-level security, as superusers "
-            "and roles with BYPASSRLS do: connect as another one"
-        )
+        raise not_kept_apart(tenant)
+
+
+def not_kept_apart(tenant: str) -> ConfigurationError:
+    """For a role or tables that row-level security does not hold for."""
+    return ConfigurationError(
+        f"tenant {tenant!r} would not be kept apart from others: the tables do not know tenants yet "
+        "(k1s0-event-store tenants add), or this role passes by row-level security, as superusers "
+        "and roles with BYPASSRLS do: connect as another one"
+    )
 
 
 def _driver_sql(query: Query, dialect: Dialect) -> tuple[str, Any]:
@@ -330,15 +367,14 @@ def async_runner(config: EventStoreConfig, bind: AsyncBind) -> AsyncRunner:
 
         return AsyncConnectionRunner(session_connection, config.schema, config.tenant, bind)
     check_driver(bind.dialect)
+    if bind.dialect.driver == "asyncpg" and not config.transaction_pooler:
+        return AsyncpgPoolRunner(bind, config.schema, config.tenant)
     if config.tenant is not None:
-        # The tenant is set for a transaction.
         in_transaction = partial(_own_transaction, bind)
         return AsyncConnectionRunner(in_transaction, config.schema, config.tenant, bind)
     if config.transaction_pooler:
         # Between two messages outside a transaction the pooler may change the server connection.
         return AsyncConnectionRunner(bind.begin, config.schema, None, bind)
-    if bind.dialect.driver == "asyncpg":
-        return AsyncpgPoolRunner(bind, config.schema)
 
     @asynccontextmanager
     async def autocommit() -> AsyncIterator[AsyncConnection]:

@@ -412,6 +412,11 @@ TENANT_SETTING: Final = "k1s0_event_store.tenant"
 _ENTER: Final = statement("SELECT set_config($1::text, $2::text, true), row_security_active($3::text)")
 
 
+_ENTRY: Final = """
+BEGIN ISOLATION LEVEL READ COMMITTED; SELECT set_config({setting}, {tenant}, true);
+SELECT 1 / row_security_active({events})::int"""
+
+
 def schema_names(schema: str) -> dict[str, str]:
     """What to fill in for {tables}: their names, quoted, in `schema`."""
     return {table: f"{quote_name(schema)}.{table}" for table in TABLES}
@@ -420,6 +425,20 @@ def schema_names(schema: str) -> dict[str, str]:
 def entering(tenant: str, schema: str) -> Query:
     """Makes the rest of the transaction that of `tenant`; False comes back where that hides no rows."""
     return Query(_ENTER, (TENANT_SETTING, tenant, schema_names(schema)["events"]))
+
+
+@lru_cache(maxsize=1024)
+def entry(tenant: str, schema: str) -> str:
+    """A transaction that begins so is that of `tenant`; it divides by zero where that hides no rows.
+
+    Several statements in one message, which therefore has no parameters.
+    """
+    names = {
+        "setting": quote_text(TENANT_SETTING),
+        "tenant": quote_text(tenant),
+        "events": quote_text(schema_names(schema)["events"]),
+    }
+    return statement(_ENTRY, **names).dollar
 
 
 @dataclass(frozen=True, slots=True)
