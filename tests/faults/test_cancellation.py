@@ -3,6 +3,7 @@
 import asyncio
 from contextlib import AsyncExitStack, asynccontextmanager, suppress
 
+import psycopg
 import pytest
 from sqlalchemy import text
 from sqlalchemy.exc import SQLAlchemyError
@@ -107,7 +108,18 @@ class World:
 
 @pytest.fixture
 async def world(event_store_config):
-    world = World(event_store_config)
+    async for world in world_of(event_store_config):
+        yield world
+
+
+@pytest.fixture
+async def world_of_a_tenant(acme):
+    async for world in world_of(acme):
+        yield world
+
+
+async def world_of(config):
+    world = World(config)
     await world.store.append(LONG, new_events(LONG, LENGTH))
     await world.snapshots.save(LONG, LENGTH - 1, {"n": 1})
     async with world.store:
@@ -213,6 +225,18 @@ async def test_a_call_that_is_cancelled_anywhere_does_all_or_nothing(world, sql,
     async with kind(world.config) as (called, bind):
         await cancel_everywhere(ALONE[name], world, called, bind.pool)
     await nothing_is_open(sql)
+
+
+@pytest.mark.parametrize("twice", [False, True])
+@pytest.mark.parametrize("name", ALONE if is_long() else ["append-2", "load-1", "import_batch-1"])
+async def test_one_of_a_tenant_leaves_no_transaction_on_a_connection(
+    world_of_a_tenant, tenants_owner_dsn, name, twice
+):
+    world = world_of_a_tenant
+    async with alone(world.config) as (called, bind):
+        await cancel_everywhere(ALONE[name], world, called, bind.pool, twice=twice)
+    with psycopg.connect(tenants_owner_dsn, autocommit=True) as connection:
+        await nothing_is_open(lambda statement: connection.execute(statement.replace("%%", "%")).fetchall())
 
 
 @pytest.mark.parametrize("kind", STAND_ALONE if is_long() else [alone, on_psycopg])
