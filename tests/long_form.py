@@ -14,7 +14,10 @@ import pytest
 
 FORMS = {
     "cancellation": "faults/test_cancellation.py",
+    "chain": "contract/test_chained_tables.py",
     "pgbouncer": "faults/test_pgbouncer.py",
+    "telemetry": "telemetry/test_contract.py",
+    "tenants": "contract/test_tenants.py",
     "traps": "postgres/test_search_path.py",
 }
 VARIABLE = "K1S0_EVENT_STORE_LONG_FORM"

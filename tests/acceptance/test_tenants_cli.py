@@ -61,6 +61,12 @@ def test_a_command_shows_the_rows_of_its_tenant(invoke, filled, command):
     assert "--tenant" in forgotten.stderr
 
 
+@pytest.mark.parametrize("command", [*READING, ("ui", "--listen", "localhost:0")], ids=" ".join)
+def test_a_superuser_has_to_name_a_tenant_too(invoke, filled, tenants_owner_dsn, command):
+    forgotten = invoke(*command, env={"K1S0_EVENT_STORE_DSN": tenants_owner_dsn})
+    assert (forgotten.exit_code, "--tenant" in forgotten.stderr) == (1, True)
+
+
 def test_a_command_writes_for_its_tenant(invoke, filled, tmp_path):
     env = {"K1S0_EVENT_STORE_DSN": filled}
     file = tmp_path / "events.jsonl"

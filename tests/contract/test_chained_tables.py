@@ -9,6 +9,7 @@ from k1s0_event_store.testing.contract import EventStoreContract, RacingContract
 from k1s0_event_store.testing.import_contract import ImportContract, RacingImportContract
 
 from ..chained import chained_template
+from ..long_form import one_in
 
 
 @pytest.fixture(scope="module")
@@ -24,12 +25,14 @@ async def unbroken(event_store_dsn):
         assert [fault async for fault in chain.faults()] == []
 
 
+@one_in(2)
 class TestChainedPostgres(EventStoreContract, RacingContract, ImportContract, RacingImportContract):
     @pytest.fixture
     def store(self, event_store):
         return event_store
 
 
+@one_in(4)
 class TestChainedSyncPostgres(EventStoreContract, ImportContract):
     @pytest.fixture
     def store(self, sync_event_store):

@@ -16,6 +16,7 @@ from k1s0_event_store.testing.key_contract import KeyStoreContract, RacingKeysCo
 from k1s0_event_store.testing.runner_contract import RunnerContract
 from k1s0_event_store.testing.subscription_contract import SubscriptionStoreContract
 
+from ..long_form import one_in
 from . import test_backends
 from .stores import (
     AlwaysCoalescing,
@@ -32,10 +33,12 @@ def event_store_config(acme):
     return replace(acme, pool_size=20)
 
 
+@one_in(2)
 class TestPostgres(Postgres, Events):
     pass
 
 
+@one_in(4)
 class TestSyncPostgres(SyncPostgres, EventStoreContract, ImportContract):
     pass
 
@@ -44,18 +47,22 @@ class TestCoalescing(AlwaysCoalescing, RacingContract):
     pass
 
 
+@one_in(4)
 class TestWithinAsyncSession(test_backends.TestWithinAsyncSession):
     pass
 
 
+@one_in(2)
 class TestKeys(Postgres, KeyStoreContract, RacingKeysContract):
     pass
 
 
+@one_in(3)
 class TestSubscriptions(Postgres, SubscriptionStoreContract, RunnerContract):
     pass
 
 
+@one_in(3)
 class TestInbox(Postgres, InboxContract, RacingInboxContract, TransactionalInboxContract):
     @pytest.fixture
     def make_inbox(self, event_store_config):

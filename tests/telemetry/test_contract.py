@@ -14,6 +14,8 @@ from k1s0_event_store.telemetry import Telemetry
 from k1s0_event_store.testing.adapters import ThreadedEventStore, ThreadedSnapshotStore
 from k1s0_event_store.testing.contract import EventStoreContract, RacingContract, SnapshotContract
 
+from ..long_form import one_in
+
 
 class Whole(EventStoreContract, RacingContract, SnapshotContract):
     """All of it: metrics alone leave events as they are."""
@@ -69,6 +71,7 @@ class TestMeasuredSyncInMemory(SyncInMemory, Whole):
     pass
 
 
+@one_in(4)
 class TestMeasuredPostgres(Postgres, Whole):
     pass
 
@@ -81,5 +84,6 @@ class TestTracedSyncInMemory(SyncInMemory, Carrying):
     pass
 
 
+@one_in(4)
 class TestTracedPostgres(Postgres, Carrying):
     pass

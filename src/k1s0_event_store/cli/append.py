@@ -12,7 +12,7 @@ from typing import Annotated, Final
 import typer
 
 from k1s0_event_store.cli.new_events import read_new_events
-from k1s0_event_store.cli.options import AggregateId, AggregateType, Dsn, Schema, config_of
+from k1s0_event_store.cli.options import AggregateId, AggregateType, Dsn, Schema, config_of, opened
 from k1s0_event_store.cli.tables import one_line
 from k1s0_event_store.config import DEFAULT_SCHEMA, EventStoreConfig
 from k1s0_event_store.envelope import STREAM_EXISTS, EventEnvelope, ExpectedVersion, StreamId
@@ -93,7 +93,7 @@ def _expected(text: str) -> ExpectedVersion:
 async def _append(
     config: EventStoreConfig, stream_id: StreamId, events: list[EventEnvelope], expected: ExpectedVersion
 ) -> int:
-    async with PostgresEventStore(config) as store:
+    async with opened(PostgresEventStore(config)) as store:
         try:
             return await store.append(stream_id, events, expected)
         except OutcomeUnknownError as unknown:

@@ -11,7 +11,7 @@ from typing import Annotated
 
 import typer
 
-from k1s0_event_store.cli.options import Dsn, Schema, Yes, config_of
+from k1s0_event_store.cli.options import Dsn, Schema, Yes, config_of, opened
 from k1s0_event_store.config import DEFAULT_SCHEMA, EventStoreConfig
 from k1s0_event_store.postgres.chain import add_chain, remove_chain
 from k1s0_event_store.postgres.chain_reading import PostgresChain
@@ -97,5 +97,5 @@ def sign(
 
 
 async def _sign(config: EventStoreConfig, heads: Path, key: PrivateKey, wait: float) -> Head:
-    async with PostgresChain(config) as events:
+    async with opened(PostgresChain(config)) as events:
         return await sign_head(heads, key, events, wait)

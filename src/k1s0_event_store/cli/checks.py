@@ -14,7 +14,7 @@ import typer
 from rich.console import Console
 
 from k1s0_event_store.cli.failures import FAILED
-from k1s0_event_store.cli.options import Dsn, Json, Schema, config_of
+from k1s0_event_store.cli.options import Dsn, Json, Schema, config_of, opened
 from k1s0_event_store.config import DEFAULT_SCHEMA, EventStoreConfig
 from k1s0_event_store.postgres.chain_reading import PostgresChain
 from k1s0_event_store.postgres.diagnosis import Finding, PostgresDoctor, Severity
@@ -115,7 +115,7 @@ class _Verification:
         return found, True
 
     async def _all_faults(self) -> AsyncGenerator[Fault, None]:
-        async with PostgresVerifier(self._config) as verifier:
+        async with opened(PostgresVerifier(self._config)) as verifier:
             async for fault in verifier.faults(self._aggregate_type, watch=self._watch):
                 yield fault
             self.sequence_hidden = not await verifier.may_read_sequence()

@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 import re
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager
 from contextvars import ContextVar
 from datetime import UTC, datetime, timedelta
-from typing import Annotated, Final
+from typing import Annotated, Final, Protocol, Self, TypeVar
 
 import typer
 
@@ -39,6 +41,25 @@ def point_in_time(text: str) -> datetime:
 def config_of(dsn: str, schema: str, *, notify: bool = False) -> EventStoreConfig:
     """The settings that a command was given, with the tenant that stands before it."""
     return EventStoreConfig(dsn=dsn, schema=schema, tenant=chosen_tenant.get(), notify=notify)
+
+
+class _Client(Protocol):
+    async def __aenter__(self) -> Self: ...
+
+    async def __aexit__(self, *exc: object) -> None: ...
+
+    async def check_tenant(self) -> None: ...
+
+
+C = TypeVar("C", bound=_Client)
+
+
+@asynccontextmanager
+async def opened(client: C) -> AsyncIterator[C]:
+    """What looks at the tables, closed at the end; for a tenant, where they know tenants."""
+    async with client:
+        await client.check_tenant()
+        yield client
 
 
 Dsn = Annotated[str, typer.Option("--dsn", envvar=DSN_VARIABLE, help="URL of the database.")]

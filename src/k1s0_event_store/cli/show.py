@@ -11,7 +11,7 @@ from rich.console import Console
 
 from k1s0_event_store.cli.events_view import SHOWN, event_json, show_event
 from k1s0_event_store.cli.json_output import JsonArray
-from k1s0_event_store.cli.options import AggregateId, AggregateType, Dsn, Json, Schema, config_of
+from k1s0_event_store.cli.options import AggregateId, AggregateType, Dsn, Json, Schema, config_of, opened
 from k1s0_event_store.config import DEFAULT_SCHEMA
 from k1s0_event_store.envelope import StreamId
 from k1s0_event_store.exceptions import AggregateNotFoundError
@@ -48,7 +48,7 @@ def show(
     span = check_span(stream_id, from_version, to_version, limit, backwards)
 
     async def run() -> None:
-        async with PostgresInspector(config_of(dsn, schema)) as inspector:
+        async with opened(PostgresInspector(config_of(dsn, schema))) as inspector:
             if await inspector.stream(stream_id) is None:
                 raise AggregateNotFoundError(stream_id)
             events = _events(inspector, stream_id, span, _UNCUT if as_json else SHOWN + 1)

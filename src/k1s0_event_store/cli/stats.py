@@ -14,7 +14,7 @@ from rich.console import Console
 from rich.table import Table
 
 from k1s0_event_store.cli.json_output import print_json
-from k1s0_event_store.cli.options import Dsn, Json, Schema, config_of
+from k1s0_event_store.cli.options import Dsn, Json, Schema, config_of, opened
 from k1s0_event_store.cli.tables import byte_size, foreign, new_table
 from k1s0_event_store.config import DEFAULT_SCHEMA
 from k1s0_event_store.inspection import TableSize
@@ -37,7 +37,7 @@ def stats(dsn: Dsn, days: Days = 7, as_json: Json = False, schema: Schema = DEFA
     first = datetime(now.year, now.month, now.day, tzinfo=UTC) - timedelta(days=days - 1)
 
     async def run() -> _Statistics:
-        async with PostgresInspector(config_of(dsn, schema)) as inspector:
+        async with opened(PostgresInspector(config_of(dsn, schema))) as inspector:
             counts = PostgresStatistics(inspector.config, bind=inspector.bind)
             return _gather(await counts.counts(first), await inspector.sizes(), first, now)
 

@@ -13,7 +13,7 @@ import typer
 from rich.console import Console
 
 from k1s0_event_store.cli.json_output import JsonArray
-from k1s0_event_store.cli.options import Dsn, Json, Schema, config_of, point_in_time
+from k1s0_event_store.cli.options import Dsn, Json, Schema, config_of, opened, point_in_time
 from k1s0_event_store.cli.tables import duration, foreign, new_table, one_line
 from k1s0_event_store.config import DEFAULT_SCHEMA
 from k1s0_event_store.envelope import StreamId, check_name
@@ -75,7 +75,7 @@ def streams(
     show = _print_json if as_json else _print_tables
 
     async def run() -> StreamId | None:
-        async with PostgresInspector(config_of(dsn, schema)) as inspector:
+        async with opened(PostgresInspector(config_of(dsn, schema))) as inspector:
             return await show(_pages(inspector, wanted, start, None if without_limit else limit))
 
     more = asyncio.run(run())

@@ -18,6 +18,7 @@ from k1s0_event_store.cli.options import (
     Schema,
     Yes,
     config_of,
+    opened,
 )
 from k1s0_event_store.cli.subscriptions_view import parked_fields, show_parked, show_statuses, status_fields
 from k1s0_event_store.config import DEFAULT_SCHEMA
@@ -268,7 +269,7 @@ def _on(dsn: str, schema: str, work: Callable[[SubscriptionStore], Awaitable[T]]
     """Do `work` on the database's subscriptions."""
 
     async def run() -> T:
-        async with PostgresSubscriptionStore(config_of(dsn, schema)) as store:
+        async with opened(PostgresSubscriptionStore(config_of(dsn, schema))) as store:
             return await work(store)
 
     return asyncio.run(run())

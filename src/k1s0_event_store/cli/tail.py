@@ -15,7 +15,7 @@ from rich.console import Console
 
 from k1s0_event_store.cli.events_view import event_json, show_event
 from k1s0_event_store.cli.following import follow
-from k1s0_event_store.cli.options import Dsn, Schema, config_of
+from k1s0_event_store.cli.options import Dsn, Schema, config_of, opened
 from k1s0_event_store.config import DEFAULT_SCHEMA
 from k1s0_event_store.envelope import EventEnvelope, StreamId
 from k1s0_event_store.feed import AllEvents, EventFilter
@@ -65,7 +65,7 @@ def tail(
     config = config_of(dsn, schema, notify=True)  # it hears of appends where apps notify
 
     async def run() -> None:
-        async with PostgresEventStore(config) as store, aclosing(begin(store)) as events:
+        async with opened(PostgresEventStore(config)) as store, aclosing(begin(store)) as events:
             await _print(events, stream_id, limit, as_json)
 
     def begin(store: PostgresEventStore) -> AllEvents | AsyncGenerator[EventEnvelope, None]:

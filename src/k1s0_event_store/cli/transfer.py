@@ -17,7 +17,7 @@ from rich.console import Console
 from rich.progress import BarColumn, Progress, TaskProgressColumn, TextColumn, TimeRemainingColumn
 
 from k1s0_event_store.cli.failures import INTERRUPTED
-from k1s0_event_store.cli.options import Dsn, Json, Schema, config_of
+from k1s0_event_store.cli.options import Dsn, Json, Schema, config_of, opened
 from k1s0_event_store.config import DEFAULT_SCHEMA
 from k1s0_event_store.envelope import StreamId
 from k1s0_event_store.postgres.inspector import PostgresInspector
@@ -57,7 +57,7 @@ def export(
     config = config_of(dsn, schema)
 
     async def run() -> Exported:
-        async with PostgresEventStore(config) as store:
+        async with opened(PostgresEventStore(config)) as store:
             with _Bar("exported") as bar:
                 bar.total = await _newest_position(store) if bar.is_shown and stream is None else None
                 return await export_events(
@@ -89,7 +89,7 @@ def import_(
     config = config_of(dsn, schema)
 
     async def run() -> Imported:
-        async with PostgresEventStore(config) as store:
+        async with opened(PostgresEventStore(config)) as store:
             with _Bar("looked at") as bar:
                 bar.total = None if source == _PIPE else source.stat().st_size
                 return await import_events(

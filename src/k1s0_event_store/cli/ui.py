@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import signal
+from contextlib import suppress
 from typing import Annotated, Any, Final
 
 import typer
@@ -12,7 +13,7 @@ from k1s0_event_store.cli.imports import imported
 from k1s0_event_store.cli.metrics import prometheus_telemetry
 from k1s0_event_store.cli.options import Dsn, Schema, config_of
 from k1s0_event_store.config import DEFAULT_SCHEMA, EventStoreConfig
-from k1s0_event_store.exceptions import ConfigurationError
+from k1s0_event_store.exceptions import ConfigurationError, StoreUnavailableError
 from k1s0_event_store.process import Outages, log_to_stderr
 
 _ADDRESS: Final = "127.0.0.1:8021"
@@ -85,6 +86,8 @@ async def _serve(config: EventStoreConfig, listen: str, options: dict[str, Any])
     except ImportError as error:
         raise ConfigurationError("ui needs an extra: pip install 'k1s0-event-store[web]'") from error
     app = event_browser(config, **options)
+    with suppress(StoreUnavailableError):  # it may come later
+        await app.state.browser.subscriptions.check_tenant()
     telemetry = prometheus_telemetry()
     if telemetry is not None:
         telemetry.watch(app.state.browser.subscriptions)

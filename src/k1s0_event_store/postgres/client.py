@@ -32,7 +32,8 @@ from k1s0_event_store.postgres.connection import (
     run_sync,
     sync_runner,
 )
-from k1s0_event_store.postgres.schema import validate
+from k1s0_event_store.postgres.errors import tenant_required
+from k1s0_event_store.postgres.schema import TENANTS, layers, validate
 from k1s0_event_store.postgres.statements import statements_for
 
 P = TypeVar("P")
@@ -88,6 +89,14 @@ class AsyncClient:
     async def validate(self) -> None:
         """Compare the live tables with what this code expects; raises SchemaError with every difference."""
         await self._run(validate(self.config.schema, self.config.tenant))
+
+    async def check_tenant(self) -> None:
+        """Raise TenantRequiredError where the tables know tenants, and none was given.
+
+        Row-level security does that where it holds; superusers would reach the rows of all.
+        """
+        if self.config.tenant is None and TENANTS in await self._run(layers(self.config.schema)):
+            raise tenant_required(self.config.schema)
 
     async def _run(self, steps: Steps[T]) -> T:
         return await run_async(self._runner, steps)
