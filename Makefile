@@ -14,7 +14,7 @@ demo: .venv/.installed
 
 test: .venv/.installed
 	$(BIN)/coverage erase
-	$(BIN)/coverage run -m pytest -n 3 --dist loadgroup
+	$(BIN)/coverage run -m pytest -n 4 --dist loadgroup
 	$(BIN)/coverage combine --quiet
 	$(BIN)/coverage report
 

@@ -7,11 +7,12 @@ from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 from contextvars import ContextVar
 from datetime import UTC, datetime, timedelta
-from typing import Annotated, Final, Protocol, Self, TypeVar
+from typing import Annotated, Final, TypeVar
 
 import typer
 
 from k1s0_event_store.config import EventStoreConfig
+from k1s0_event_store.postgres.client import AsyncClient, check_tenant
 
 DSN_VARIABLE: Final = "K1S0_EVENT_STORE_DSN"
 SCHEMA_VARIABLE: Final = "K1S0_EVENT_STORE_SCHEMA"
@@ -43,23 +44,17 @@ def config_of(dsn: str, schema: str, *, notify: bool = False) -> EventStoreConfi
     return EventStoreConfig(dsn=dsn, schema=schema, tenant=chosen_tenant.get(), notify=notify)
 
 
-class _Client(Protocol):
-    async def __aenter__(self) -> Self: ...
-
-    async def __aexit__(self, *exc: object) -> None: ...
-
-    async def check_tenant(self) -> None: ...
-
-
-C = TypeVar("C", bound=_Client)
+C = TypeVar("C", bound=AsyncClient)
 
 
 @asynccontextmanager
 async def opened(client: C) -> AsyncIterator[C]:
     """What looks at the tables, closed at the end; for a tenant, where they know tenants."""
-    async with client:
-        await client.check_tenant()
+    try:
+        await check_tenant(client)
         yield client
+    finally:
+        await client.close()
 
 
 Dsn = Annotated[str, typer.Option("--dsn", envvar=DSN_VARIABLE, help="URL of the database.")]

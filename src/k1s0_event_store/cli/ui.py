@@ -11,9 +11,10 @@ import typer
 
 from k1s0_event_store.cli.imports import imported
 from k1s0_event_store.cli.metrics import prometheus_telemetry
-from k1s0_event_store.cli.options import Dsn, Schema, config_of
+from k1s0_event_store.cli.options import Dsn, Schema, config_of, opened
 from k1s0_event_store.config import DEFAULT_SCHEMA, EventStoreConfig
 from k1s0_event_store.exceptions import ConfigurationError, StoreUnavailableError
+from k1s0_event_store.postgres.inspector import PostgresInspector
 from k1s0_event_store.process import Outages, log_to_stderr
 
 _ADDRESS: Final = "127.0.0.1:8021"
@@ -85,9 +86,10 @@ async def _serve(config: EventStoreConfig, listen: str, options: dict[str, Any])
         from k1s0_event_store.web.serving import serve_browser
     except ImportError as error:
         raise ConfigurationError("ui needs an extra: pip install 'k1s0-event-store[web]'") from error
-    app = event_browser(config, **options)
     with suppress(StoreUnavailableError):  # it may come later
-        await app.state.browser.subscriptions.check_tenant()
+        async with opened(PostgresInspector(config)):
+            pass
+    app = event_browser(config, **options)
     telemetry = prometheus_telemetry()
     if telemetry is not None:
         telemetry.watch(app.state.browser.subscriptions)

@@ -90,14 +90,6 @@ class AsyncClient:
         """Compare the live tables with what this code expects; raises SchemaError with every difference."""
         await self._run(validate(self.config.schema, self.config.tenant))
 
-    async def check_tenant(self) -> None:
-        """Raise TenantRequiredError where the tables know tenants, and none was given.
-
-        Row-level security does that where it holds; superusers would reach the rows of all.
-        """
-        if self.config.tenant is None and TENANTS in await self._run(layers(self.config.schema)):
-            raise tenant_required(self.config.schema)
-
     async def _run(self, steps: Steps[T]) -> T:
         return await run_async(self._runner, steps)
 
@@ -109,6 +101,15 @@ class AsyncClient:
         while page is not None:
             rows, page = await self._run(read(page))
             yield rows
+
+
+async def check_tenant(client: AsyncClient) -> None:
+    """Raise TenantRequiredError where the tables know tenants, and none was given.
+
+    Row-level security does that where it holds; superusers would reach the rows of all.
+    """
+    if client.config.tenant is None and TENANTS in await client._run(layers(client.config.schema)):
+        raise tenant_required(client.config.schema)
 
 
 class SyncClient:
