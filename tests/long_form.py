@@ -2,7 +2,7 @@
 
     python -m tests.long_form cancellation [arguments of pytest]
 
-A test class marked `one_in(5)` has every fifth of its tests in the short form.
+A class or a test with parameters that is marked `one_in(5)` has every fifth of its tests in the short form.
 """
 
 import os
@@ -16,6 +16,7 @@ FORMS = {
     "cancellation": "faults/test_cancellation.py",
     "chain": "contract/test_chained_tables.py",
     "pgbouncer": "faults/test_pgbouncer.py",
+    "relay": "brokers/test_relay_faults.py",
     "telemetry": "telemetry/test_contract.py",
     "tenants": "contract/test_tenants.py",
     "traps": "postgres/test_search_path.py",
@@ -28,7 +29,7 @@ def is_long():
 
 
 def one_in(step):
-    """Mark a class whose tests run elsewhere too: of every so many one is enough, but for the long form."""
+    """Mark a class, or a test with parameters: of every so many one is enough, but for the long form."""
     return pytest.mark.one_in(step)
 
 
@@ -40,8 +41,10 @@ def left_out(items):
     chosen = []
     for item in items:
         if mark := item.get_closest_marker("one_in"):
-            met[item.parent.nodeid] += 1
-            if (met[item.parent.nodeid] - 1) % mark.args[0]:
+            # Of a class, or of one test with parameters.
+            of = (item.parent.nodeid, None if item.cls else item.originalname)
+            met[of] += 1
+            if (met[of] - 1) % mark.args[0]:
                 chosen.append(item)
     return chosen
 

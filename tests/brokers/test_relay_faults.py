@@ -51,6 +51,7 @@ from k1s0_event_store.testing.plugin import _fast_folder
 from k1s0_event_store.testing.publisher_contract import by_key, firsts
 
 from ..forking import Forks
+from ..long_form import one_in
 from . import relay_worker, servers
 from .conftest import LARGEST, running, start_again
 
@@ -516,6 +517,7 @@ STEPS = [
 ]
 
 
+@one_in(2)
 @on("redis")
 @pytest.mark.parametrize(("step", "nth", "allowed"), STEPS)
 async def test_a_relay_that_is_killed_is_followed_by_one_that_publishes_the_rest(

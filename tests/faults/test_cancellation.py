@@ -28,7 +28,7 @@ from k1s0_event_store.postgres.inbox import PostgresInbox
 from k1s0_event_store.postgres.keys import PostgresKeyStore
 from k1s0_event_store.testing.contract import events_of, new_events, read_pages, versions
 
-from ..long_form import is_long
+from ..long_form import is_long, one_in
 from .cancelled_calls import (
     AGGREGATES,
     COUNTING,
@@ -219,6 +219,7 @@ async def nothing_is_open(sql):
 ALONE = EVENTS.named("lock")
 
 
+@one_in(2)
 @pytest.mark.parametrize("kind", STAND_ALONE)
 @pytest.mark.parametrize("name", ALONE)
 async def test_a_call_that_is_cancelled_anywhere_does_all_or_nothing(world, sql, kind, name):
@@ -247,6 +248,7 @@ async def test_a_second_cancellation_while_it_cleans_up_changes_nothing_of_that(
     await nothing_is_open(sql)
 
 
+@one_in(2)
 @pytest.mark.parametrize(
     ("attribute", "name"),
     [(attribute, name) for attribute, calls in OTHERS.items() for name in calls.named()],
@@ -303,6 +305,7 @@ WITHIN = {
 }
 
 
+@one_in(2)
 @pytest.mark.parametrize("driver", ["asyncpg", "psycopg"])
 @pytest.mark.parametrize("name", WITHIN)
 @ONCE_OR_TWICE

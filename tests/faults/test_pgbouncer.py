@@ -42,7 +42,7 @@ async def test_no_two_transactions_have_the_same_connection_to_the_server(event_
     assert len(processes) == 5
 
 
-@one_in(4)
+@one_in(6)
 class TestPostgres(Postgres, Events):
     pass
 
@@ -65,7 +65,7 @@ class TestKeys(Postgres, KeyStoreContract, RacingKeysContract):
     pass
 
 
-@one_in(5)
+@one_in(8)
 class TestSubscriptions(Postgres, SubscriptionStoreContract, RunnerContract):
     pass
 
