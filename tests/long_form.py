@@ -15,6 +15,7 @@ import pytest
 FORMS = {
     "cancellation": "faults/test_cancellation.py",
     "chain": "contract/test_chained_tables.py",
+    "contract": "contract",
     "pgbouncer": "faults/test_pgbouncer.py",
     "relay": "brokers/test_relay_faults.py",
     "telemetry": "telemetry/test_contract.py",

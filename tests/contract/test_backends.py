@@ -17,6 +17,7 @@ from k1s0_event_store import (
 from k1s0_event_store.testing.adapters import ThreadedEventStore, ThreadedSnapshotStore
 from k1s0_event_store.testing.contract import EventStoreContract, RacingContract, SnapshotContract
 
+from ..long_form import one_in
 from .stores import (
     AlwaysCoalescing,
     ByCopy,
@@ -50,10 +51,12 @@ class TestPostgresCoalescing(Coalescing, RacingContract):
     pass
 
 
+@one_in(2)
 class TestPostgresAlwaysCoalescing(AlwaysCoalescing, EventStoreContract, RacingContract):
     pass
 
 
+@one_in(2)
 class TestPostgresByCopy(ByCopy, EventStoreContract, RacingContract):
     pass
 
@@ -73,6 +76,7 @@ class TestSyncPostgresOnOneEngine(SyncPostgres, SnapshotContract):
         return ThreadedSnapshotStore(store)
 
 
+@one_in(2)
 class TestWithinAsyncSession(EventsAlone):
     @pytest.fixture
     async def session(self, event_store):
@@ -106,6 +110,7 @@ class TestWithinAsyncSession(EventsAlone):
         return committing
 
 
+@one_in(3)
 class TestWithinSession(EventsAlone):
     @pytest.fixture
     def session(self, sync_event_store):
@@ -136,6 +141,7 @@ class TestWithinSession(EventsAlone):
         return Committing(store._store)
 
 
+@one_in(2)
 class TestAppEngine(Events):
     """Bound to an engine of the app's, on psycopg's async side."""
 
@@ -154,6 +160,7 @@ class TestAppEngine(Events):
         return PostgresSnapshotStore(bind=engine)
 
 
+@one_in(3)
 class TestAppSessionmaker(Events):
     """Bound to a sessionmaker of the app's: each call in a session of its own."""
 
@@ -172,6 +179,7 @@ class TestAppSessionmaker(Events):
         return PostgresSnapshotStore(bind=maker)
 
 
+@one_in(2)
 class TestSyncAppEngine(Events):
     """Bound to a blocking engine of the app's, in a schema of another name."""
 

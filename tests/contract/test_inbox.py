@@ -21,6 +21,7 @@ from k1s0_event_store.testing.inbox_contract import (
     TransactionalInboxContract,
 )
 
+from ..long_form import one_in
 from .stores import InMemory, Postgres
 
 ODD_SCHEMA = 'Odd "schema" %s :x'
@@ -67,12 +68,14 @@ class TestConnectionOfPsycopg(OnPostgres):
         return psycopg_engine.begin
 
 
+@one_in(3)
 class TestConnectionOfAsyncpg(OnPostgres):
     @pytest.fixture
     def begin(self, asyncpg_engine):
         return asyncpg_engine.begin
 
 
+@one_in(3)
 class TestScopedSession(OnPostgres):
     """The app's session per request."""
 
@@ -94,6 +97,7 @@ class TestScopedSession(OnPostgres):
         return begin
 
 
+@one_in(3)
 class TestSessionThatBeganByItself(OnPostgres):
     """On psycopg, in a schema of another name; without autoflush, and the commit is called."""
 

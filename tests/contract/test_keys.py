@@ -9,6 +9,7 @@ from k1s0_event_store.postgres.keys import PostgresKeyStore
 from k1s0_event_store.postgres.schema import upgrade_database
 from k1s0_event_store.testing.key_contract import KeyStoreContract, RacingKeysContract
 
+from ..long_form import one_in
 from .stores import WRAPPING, InMemory, Postgres
 
 ODD_SCHEMA = 'Odd "schema" %s :x'
@@ -38,6 +39,7 @@ class TestPostgres(Postgres, KeyStoreContract, RacingKeysContract):
         return EventStoreConfig(dsn=event_store_dsn, pool_size=16, max_overflow=0)
 
 
+@one_in(3)
 class TestWithinAsyncSession(KeyStoreContract):
     @pytest.fixture
     async def keys(self, event_store):
@@ -45,6 +47,7 @@ class TestWithinAsyncSession(KeyStoreContract):
             yield PostgresKeyStore(bind=event_store.bind, wrapping=WRAPPING).within(session)
 
 
+@one_in(3)
 class TestWithinConnectionOfPsycopg(KeyStoreContract):
     @pytest.fixture
     async def keys(self, engine):
@@ -52,6 +55,7 @@ class TestWithinConnectionOfPsycopg(KeyStoreContract):
             yield PostgresKeyStore(bind=engine, wrapping=WRAPPING).within(connection)
 
 
+@one_in(3)
 class TestAppSessionmaker(KeyStoreContract, RacingKeysContract):
     """Bound to a sessionmaker of the app's, on psycopg, in a schema of another name."""
 
@@ -63,6 +67,7 @@ class TestAppSessionmaker(KeyStoreContract, RacingKeysContract):
         return PostgresKeyStore(EventStoreConfig(schema=ODD_SCHEMA), bind=maker, wrapping=WRAPPING)
 
 
+@one_in(3)
 class TestTransactionPooler(Postgres, KeyStoreContract, RacingKeysContract):
     @pytest.fixture
     def event_store_config(self, event_store_dsn):

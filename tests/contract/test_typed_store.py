@@ -32,6 +32,7 @@ from k1s0_event_store import (
 )
 from k1s0_event_store.testing.runner_contract import altered_store, runner_of
 
+from ..long_form import one_in
 from .stores import InMemory, Postgres
 
 ORDER, OTHER = StreamId("order", "o-1"), StreamId("order", "o-2")
@@ -476,6 +477,7 @@ class TestPostgres(Postgres, TypedStoreContract):
         assert found.payload == measured
 
 
+@one_in(3)
 class TestWithinAsyncSession(TypedStoreContract):
     @pytest.fixture
     async def session(self, event_store):
