@@ -22,6 +22,7 @@ from tempfile import TemporaryDirectory
 
 import pytest
 from redis.asyncio import Redis
+from sqlalchemy import text
 from sqlalchemy.exc import DBAPIError
 from sqlalchemy.ext.asyncio import AsyncSession
 
@@ -592,7 +593,14 @@ async def test_a_relay_that_sleeps_through_its_lease_disturbs_the_one_that_took_
         await other.is_done()
     assert await workers.says() == "0"
     again = repetitions(few_streams, await all_events(few_streams.store), await consumer.read(topic))
-    assert unsaved <= again <= unsaved + PAGE
+    # On a machine that is busy for longer than a lease lasts it changes hands once more.
+    assert unsaved <= again <= unsaved + PAGE * (await changes_of_hands(few_streams.store))
+
+
+async def changes_of_hands(store):
+    """How often another process took the partition."""
+    async with store.bind.connect() as connection:
+        return await connection.scalar(text("SELECT sum(token) - 1 FROM eventstore.subscriptions"))
 
 
 # The database
