@@ -19,14 +19,9 @@ from k1s0_event_store import (
     EventEnvelope,
     EventRegistry,
     FailurePolicy,
-    InMemoryEventStore,
-    InMemoryKeyStore,
-    InMemorySnapshotStore,
-    InMemorySubscriptionStore,
     InvalidEventError,
     Personal,
     PersonalDataError,
-    PostgresKeyStore,
     Projection,
     Repository,
     StreamId,
@@ -34,11 +29,12 @@ from k1s0_event_store import (
     SubscriptionError,
     SubscriptionRunner,
     TypedEventStore,
-    WrappingKeys,
     cipher,
     every,
 )
 from k1s0_event_store.testing.runner_contract import eventually
+
+from .stores import InMemory, Postgres
 
 events = EventRegistry()
 
@@ -316,41 +312,11 @@ class PersonalDataContract:
         assert "cannot be read" in caplog.text
 
 
-class TestInMemory(PersonalDataContract):
-    @pytest.fixture
-    def store(self):
-        return InMemoryEventStore()
-
-    @pytest.fixture
-    def snapshots(self):
-        return InMemorySnapshotStore()
-
-    @pytest.fixture
-    def keys(self):
-        return InMemoryKeyStore()
-
-    @pytest.fixture
-    def storage(self, store):
-        return InMemorySubscriptionStore(store)
+class TestInMemory(InMemory, PersonalDataContract):
+    pass
 
 
-class TestPostgres(PersonalDataContract):
-    @pytest.fixture
-    def store(self, event_store):
-        return event_store
-
-    @pytest.fixture
-    def snapshots(self, snapshot_store):
-        return snapshot_store
-
-    @pytest.fixture
-    def keys(self, event_store):
-        return PostgresKeyStore(bind=event_store.bind, wrapping=WrappingKeys({"a": bytes(32)}, "a"))
-
-    @pytest.fixture
-    def storage(self, subscription_store):
-        return subscription_store
-
+class TestPostgres(Postgres, PersonalDataContract):
     async def test_key_and_event_are_rolled_back_together(self, typed, store, keys):
         async with AsyncSession(store.bind) as session:
             bound = typed.within(session)

@@ -15,7 +15,7 @@ from k1s0_event_store.config import DEFAULT_SCHEMA, check_schema
 from k1s0_event_store.exceptions import SchemaError
 from k1s0_event_store.postgres.connection import Steps, joined_sync_runner, run_sync
 from k1s0_event_store.postgres.errors import CHAIN_BROKEN
-from k1s0_event_store.postgres.row_security import seeing_all
+from k1s0_event_store.postgres.guards import changing_events, seeing_all
 from k1s0_event_store.postgres.schema import CHAIN, LAYERS_NEED, TENANTS, layers, require_revision, take_lock
 from k1s0_event_store.postgres.statements import Query, quote_name, quote_text, schema_names, statement
 
@@ -53,13 +53,11 @@ _WATCH: Final = """
 CREATE TRIGGER {trigger} BEFORE INSERT{or_update} ON {events}
 FOR EACH ROW EXECUTE FUNCTION {schema}.events_chain()"""
 _UNWATCH: Final = "DROP TRIGGER {trigger} ON {events}"
-_UNGUARD: Final = "ALTER TABLE {events} DISABLE TRIGGER trigger_events_append_only"
-_GUARD: Final = "ALTER TABLE {events} ENABLE TRIGGER trigger_events_append_only"
 
 # The trigger itself makes the links of what is there. One event at a time: in one statement for all the
 # order would be the planner's, and an event may come before the one that it is chained to.
-_CHAIN_ALL: Final = "DO {chain_all}"
-_CHAIN_BODY: Final = """
+_LINK_ALL: Final = "DO {body}"
+_LINK_ALL_BODY: Final = """
 DECLARE
     place tid;
 BEGIN
@@ -120,12 +118,17 @@ def _chain_all(schema: str, of_tenant: bool) -> Steps[int]:
     for sql in (_LOCK, _ADD_COLUMN):
         yield Query(statement(sql, **names))
     yield from remake_chain_function(schema, of_tenant=of_tenant)
-    for sql in (_WATCH, _UNGUARD, _CHAIN_ALL, _GUARD, _UNWATCH):
-        yield Query(statement(sql, **names, or_update=" OR UPDATE"))
+    yield Query(statement(_WATCH, **names, or_update=" OR UPDATE"))
+    yield from changing_events(schema, _link_all(names))
+    yield Query(statement(_UNWATCH, **names))
     for sql in (_WATCH, _REQUIRE):
         yield Query(statement(sql, **names, or_update=""))
     ((events,),) = yield Query(statement(_COUNT, **names))
     return int(events)
+
+
+def _link_all(names: dict[str, str]) -> Steps[None]:
+    yield Query(statement(_LINK_ALL, **names, body=quote_text(statement(_LINK_ALL_BODY, **names).dollar)))
 
 
 def remake_chain_function(schema: str, *, of_tenant: bool) -> Steps[None]:
@@ -145,8 +148,7 @@ def _remove(schema: str) -> Steps[bool]:
 
 
 def _names(schema: str) -> dict[str, str]:
-    names = {**schema_names(schema), "schema": quote_name(schema), "trigger": str(CHAIN.trigger)}
-    return {**names, "chain_all": quote_text(statement(_CHAIN_BODY, **names).dollar)}
+    return {**schema_names(schema), "schema": quote_name(schema), "trigger": str(CHAIN.trigger)}
 
 
 def _parts(schema: str) -> Steps[tuple[bool, bool]]:

@@ -61,16 +61,17 @@ class RowsDroppedError(DatabaseError):
     """SQLSTATE 22012, which our own append raises when a trigger or rule swallowed an event."""
 
 
+# SQLSTATEs of our own, of classes that nobody else uses.
 TENANT_REQUIRED: Final = "K1T01"
-"""The SQLSTATE that tables which keep tenants apart raise where none is set."""
+"""What tables that keep tenants apart raise where none is set."""
+CHAIN_BROKEN: Final = "K1S01"
+"""What the trigger of the hash chain raises where an event is missing."""
 _ASYNCPG_ERRORS: Final = (asyncpg.PostgresError, asyncpg.InterfaceError, asyncpg.InternalClientError)
 _AUTHENTICATION: Final = frozenset({"28000", "28P01", "3D000"})
 _SCHEMA: Final = frozenset({"42P01", "42703", "3F000", "42883", "42704", "42P10"})
 _LOST: Final = frozenset({"57P01", "57P02", "57P05", "25P03", "25P04"})
 """Told as the server hangs up: it shuts down, or the session or its transaction was idle or open too long."""
 _UNAVAILABLE: Final = frozenset({"57P03", "53300"})
-CHAIN_BROKEN: Final = "K1S01"
-"""What the trigger of the hash chain raises where an event is missing; of a class that nobody else uses."""
 
 
 def translate(error: BaseException, schema: str, *, connecting: bool = False) -> EventStoreError | None:

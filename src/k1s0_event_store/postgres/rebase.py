@@ -20,7 +20,7 @@ from k1s0_event_store.exceptions import CorruptDataError, EventStoreError, Inval
 from k1s0_event_store.feed import Cursor
 from k1s0_event_store.postgres.connection import Steps, joined_sync_runner, run_sync
 from k1s0_event_store.postgres.feed import BEGINNING, Batch, Place, TxSnapshot, parse
-from k1s0_event_store.postgres.row_security import seeing_all
+from k1s0_event_store.postgres.guards import changing_events, seeing_all
 from k1s0_event_store.postgres.schema import take_lock
 from k1s0_event_store.postgres.statements import Query, schema_names, statement
 
@@ -37,9 +37,6 @@ _OLDEST_RUNNING: Final = "SELECT pg_snapshot_xmin(pg_current_snapshot())::text::
 _CHECKPOINTS: Final = """
 SELECT cursor FROM {subscriptions} WHERE cursor IS NOT NULL
 UNION SELECT replay_until FROM {subscriptions} WHERE replay_until IS NOT NULL"""
-
-_UNGUARD: Final = "ALTER TABLE {events} DISABLE TRIGGER trigger_events_append_only"
-_GUARD: Final = "ALTER TABLE {events} ENABLE TRIGGER trigger_events_append_only"
 
 # From $1[n] up to $1[n + 1] an old id becomes $2[n]. The sub-selects parse the arrays once, not per row.
 _RENUMBER: Final = """
@@ -113,7 +110,7 @@ class _Rebasing:
         stored = yield from self._stored_places(origin)
         renumbering = renumber(snapshots_of([*stored.values(), *given]))
         yield from self._check_room(renumbering)
-        events = yield from self._renumber_events(renumbering)
+        events = yield from changing_events(self._schema, self._renumber_events(renumbering))
         moved = {text: renumbering.move(place, cluster) for text, place in stored.items()}
         checkpoints = yield self._query(_MOVE_CHECKPOINTS, [*moved], [str(new) for new in moved.values()])
         yield self._query(_FORGET_CLUSTERS)
@@ -153,10 +150,8 @@ class _Rebasing:
             )
 
     def _renumber_events(self, renumbering: Renumbering) -> Steps[int]:
-        yield self._query(_UNGUARD)
         bounds, ids = ([str(number) for number in ids] for ids in (renumbering.bounds, renumbering.ids))
         ((count,),) = yield self._query(_RENUMBER, bounds, ids)
-        yield self._query(_GUARD)
         return int(count)
 
 

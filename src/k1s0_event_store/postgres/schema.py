@@ -125,8 +125,8 @@ def downgrade(op: Operations | Any, schema: str = DEFAULT_SCHEMA, to: str = BASE
     target, current = _index(to), _index(current_revision(connection, schema))
     if target > current:
         raise ConfigurationError(f"the tables are at revision {_name(current)}, below {to}: use upgrade")
-    if target < current and (layers := _layers(connection, schema)):
-        advice = "; ".join(f"{layer.name} stands on the tables: {layer.removal}" for layer in layers)
+    if target < current and (found := run_sync(joined_sync_runner(connection, schema), layers(schema))):
+        advice = "; ".join(f"{layer.name} stands on the tables: {layer.removal}" for layer in found)
         raise ConfigurationError(f"{advice}, and downgrade then")
     for index in reversed(range(target, current)):
         _revisions()[index].down(op, schema)
@@ -185,13 +185,8 @@ def current_revision(connection: sa.Connection, schema: str = DEFAULT_SCHEMA) ->
     return connection.execute(sa.select(_version_table(schema).c.version_num)).scalar() or BASE
 
 
-def _layers(connection: sa.Connection, schema: str) -> list[Layer]:
-    """The layers on our tables."""
-    return run_sync(joined_sync_runner(connection, schema), layers(schema))
-
-
 def layers(schema: str) -> Steps[list[Layer]]:
-    """The same, in steps."""
+    """The layers on our tables."""
     return list(_layers_of((yield from columns_of(schema))))
 
 

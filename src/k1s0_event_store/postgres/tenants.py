@@ -18,8 +18,8 @@ from k1s0_event_store.exceptions import ConfigurationError
 from k1s0_event_store.postgres.chain import remake_chain_function
 from k1s0_event_store.postgres.connection import Steps, joined_sync_runner, run_sync
 from k1s0_event_store.postgres.errors import TENANT_REQUIRED
+from k1s0_event_store.postgres.guards import seeing_all
 from k1s0_event_store.postgres.models import metadata_for
-from k1s0_event_store.postgres.row_security import seeing_all
 from k1s0_event_store.postgres.schema import (
     CHAIN,
     LAYERS_NEED,

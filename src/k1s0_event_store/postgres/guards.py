@@ -1,4 +1,4 @@
-"""Seeing past row-level security, which holds for the owner too where tenants are kept apart."""
+"""Past what guards the tables from their owner too: row-level security, and that events do not change."""
 
 from __future__ import annotations
 
@@ -10,6 +10,8 @@ from k1s0_event_store.postgres.statements import Query, quote_text, schema_names
 _IS_HIDDEN: Final = "SELECT row_security_active({text})"
 _SEE_ALL: Final = "ALTER TABLE {table} NO FORCE ROW LEVEL SECURITY"
 _SEE_ONE: Final = "ALTER TABLE {table} FORCE ROW LEVEL SECURITY"
+_UNGUARD: Final = "ALTER TABLE {events} DISABLE TRIGGER trigger_events_append_only"
+_GUARD: Final = "ALTER TABLE {events} ENABLE TRIGGER trigger_events_append_only"
 
 
 def seeing_all(schema: str, tables: tuple[str, ...], steps: Steps[T]) -> Steps[T]:
@@ -25,4 +27,13 @@ def seeing_all(schema: str, tables: tuple[str, ...], steps: Steps[T]) -> Steps[T
     answer = yield from steps
     for name in hidden:
         yield Query(statement(_SEE_ONE, table=name))
+    return answer
+
+
+def changing_events(schema: str, steps: Steps[T]) -> Steps[T]:
+    """`steps`, which may change events."""
+    names = schema_names(schema)
+    yield Query(statement(_UNGUARD, **names))
+    answer = yield from steps
+    yield Query(statement(_GUARD, **names))
     return answer
